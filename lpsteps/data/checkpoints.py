@@ -1,0 +1,118 @@
+"""Folders with a model: taking one over from disk, and checking it against its config entry."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from pydantic import Field
+
+from lpsteps.artifacts import read_json
+from lpsteps.data.specs import Spec
+from lpsteps.errors import LpstepsError
+
+_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt"})
+_FIRST_LAYER = re.compile(r"(^|\.)(layers|h|blocks)\.0\.")
+
+
+class ExpectedModel(Spec):
+    """What the config says about a model, before its files are there to tell."""
+
+    n_layers: int = Field(description="number of decoder layers")
+    hidden_size: int = Field(description="width of the residual stream")
+    parameters: int = Field(description="parameters of the whole model, tied ones once")
+    layer_parameters: int = Field(description="parameters of one decoder layer")
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of parameters in a checkpoint: of the whole model and of its first decoder layer."""
+
+    total: int
+    layer: int
+
+
+def take_local_model(source: Path, folder: Path, with_code: bool) -> None:
+    """Give a model's files a second name in ``folder``, or copy them where that is impossible.
+
+    Args:
+        source: Folder with config.json, safetensors and tokenizer files.
+        folder: An existing folder.
+        with_code: Also take the Python files that some models bring along.
+
+    Raises:
+        LpstepsError: The folder is missing or has no config.json or no safetensors weights.
+    """
+    if not (source / "config.json").is_file():
+        raise LpstepsError(f"{source}: no config.json there; expected the folder of a model")
+    if not any(source.glob("*.safetensors")):
+        pickled = sorted(path.name for path in (*source.glob("*.bin"), *source.glob("*.pt*")))
+        found = f", only {pickled[0]}, which could run code when read" if pickled else ""
+        raise LpstepsError(f"{source}: no *.safetensors there{found}; convert it to safetensors")
+    suffixes = _SUFFIXES | {".py"} if with_code else _SUFFIXES
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in suffixes and path.name != "manifest.json":
+            link_or_copy(path.resolve(), folder / path.name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give ``source`` a second name, or copy it when the file system cannot link."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def count_parameters(folder: Path) -> ParameterCount:
+    """Count the parameters of a checkpoint from the headers of its safetensors files.
+
+    An output matrix that is tied to the embeddings and the rotary frequencies that old checkpoints
+    store are not counted.
+
+    Raises:
+        LpstepsError: There are no safetensors files, or one is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tied = read_json(folder / "config.json").get("tie_word_embeddings", False)
+    total = layer = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise LpstepsError(f"{path}: not a valid safetensors file ({error})") from error
+        for name, shape in shapes.items():
+            if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+                continue
+            total += prod(shape)
+            layer += prod(shape) if _FIRST_LAYER.search(name) else 0
+    if total == 0:
+        raise LpstepsError(f"{folder}: no *.safetensors with parameters there")
+    return ParameterCount(total, layer)
+
+
+def check_model(folder: Path, expected: ExpectedModel) -> None:
+    """Compare a model's files with what its config entry says.
+
+    Raises:
+        LpstepsError: They differ; the message names the key to correct in config/models.yaml.
+    """
+    config = read_json(folder / "config.json")
+    config = config.get("text_config", config)
+    count = count_parameters(folder)
+    found = {
+        "n_layers": config.get("num_hidden_layers"),
+        "hidden_size": config.get("hidden_size"),
+        "parameters": count.total,
+        "layer_parameters": count.layer,
+    }
+    for key, value in expected.model_dump().items():
+        if found[key] != value:
+            raise LpstepsError(
+                f"{key}: {value}: the model's files say {found[key]}; correct config/models.yaml"
+            )

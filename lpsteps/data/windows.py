@@ -1,0 +1,183 @@
+"""Windows: the fixed-length token sequences on which statistics and perplexity are measured.
+
+Two ways to cut them, both from the code behind the paper's perplexity tables:
+
+- consecutive (WikiText-2, PTB): all documents are joined by blank lines and tokenised once, then
+  cut into windows that do not overlap; the incomplete tail is dropped and no window gets a BOS
+  token of its own.
+- random (C4): one random window out of each of ``count`` randomly drawn, long enough documents.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lpsteps.data.corpora import JoinedText
+from lpsteps.errors import LpstepsError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
+
+TokenIds = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows and the documents that they were cut from.
+
+    Attributes:
+        token_ids: Token ids [windows, length], int32.
+        documents: For each window the names of the documents in it, in their order; empty lists
+            when the tokenizer cannot tell where its tokens come from.
+        offsets: For each window and document the position in the window of the document's first
+            token, so each list starts with 0.
+    """
+
+    token_ids: TokenIds
+    documents: list[list[str]]
+    offsets: list[list[int]]
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """A tokenised text.
+
+    Attributes:
+        ids: Token ids [tokens], int32.
+        starts: Position in the text of each token's first character [tokens], int64, or None when
+            the tokenizer does not tell.
+    """
+
+    ids: TokenIds
+    starts: npt.NDArray[np.int64] | None
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool) -> TokenStream:
+    """Tokenise a text of any length in one piece.
+
+    Args:
+        tokenizer: The model's tokenizer. Whatever it would add by itself is ignored.
+        text: The text.
+        add_bos: Put one BOS token in front.
+
+    Raises:
+        LpstepsError: ``add_bos`` is set but the tokenizer has no BOS token.
+    """
+    # `verbose` would only warn that the text is longer than the model's context.
+    encoding = tokenizer(
+        text,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,
+    )
+    ids = encoding["input_ids"]
+    starts = [start for start, _ in encoding["offset_mapping"]] if tokenizer.is_fast else None
+    if add_bos:
+        if tokenizer.bos_token_id is None:
+            raise LpstepsError("add_bos: true: the tokenizer of this model has no BOS token")
+        ids = [tokenizer.bos_token_id, *ids]
+        starts = None if starts is None else [0, *starts]
+    return TokenStream(
+        np.asarray(ids, dtype=np.int32),
+        None if starts is None else np.asarray(starts, dtype=np.int64),
+    )
+
+
+def consecutive_windows(
+    stream: TokenStream, joined: JoinedText, length: int, count: int | None
+) -> Windows:
+    """Cut a token stream into windows that do not overlap.
+
+    Args:
+        stream: The tokenised ``joined.text``.
+        joined: The text with its documents.
+        length: Tokens per window.
+        count: How many windows to keep from the start, None for all.
+
+    Raises:
+        LpstepsError: There are fewer than ``count`` windows, or none at all.
+    """
+    available = len(stream.ids) // length
+    if available < (count or 1):
+        raise LpstepsError(
+            f"count: {count or 'all'}: the text has {len(stream.ids)} tokens, which make "
+            f"{available} windows of {length}; ask for fewer or shorter ones"
+        )
+    kept = available if count is None else count
+    token_ids = stream.ids[: kept * length].reshape(kept, length)
+    if stream.starts is None:
+        return Windows(token_ids, [[] for _ in range(kept)], [[] for _ in range(kept)])
+    # A token belongs to the document in which its first character lies.
+    owner = np.searchsorted(np.asarray(joined.starts), stream.starts, side="right") - 1
+    documents, offsets = [], []
+    for window in owner[: kept * length].reshape(kept, length):
+        first = np.flatnonzero(np.diff(window, prepend=-1))
+        documents.append([joined.names[index] for index in window[first]])
+        offsets.append([int(position) for position in first])
+    return Windows(token_ids, documents, offsets)
+
+
+def random_windows(
+    encode: Callable[[int], TokenIds], names: Sequence[str], length: int, count: int, seed: int
+) -> Windows:
+    """Draw random windows out of random documents.
+
+    The draws are those of the published code, number by number: documents are drawn with
+    replacement until one has *more* than ``length`` tokens, then the window's first token is drawn
+    from ``0..tokens - length - 1``.
+
+    Args:
+        encode: Returns the token ids of a document, given its number.
+        names: Names of the documents.
+        length: Tokens per window.
+        count: Number of windows.
+        seed: Seed of Python's own generator.
+
+    Raises:
+        LpstepsError: No document is long enough.
+    """
+    generator = random.Random(seed)
+    long_enough: dict[int, bool] = {}
+    token_ids = np.empty((count, length), dtype=np.int32)
+    documents = []
+    for window in range(count):
+        while True:
+            document = generator.randint(0, len(names) - 1)
+            if long_enough.get(document, True):
+                ids = encode(document)
+                long_enough[document] = len(ids) > length
+                if long_enough[document]:
+                    break
+            if len(long_enough) == len(names) and not any(long_enough.values()):
+                raise LpstepsError(f"length: {length}: no document has more tokens than that")
+        start = generator.randint(0, len(ids) - length - 1)
+        token_ids[window] = ids[start : start + length]
+        documents.append([names[document]])
+    return Windows(token_ids, documents, [[0] for _ in range(count)])
+
+
+def windows_table(windows: Windows, metadata: dict[str, str]) -> pa.Table:
+    """Return windows as a table: ``window``, ``token_ids``, ``documents``, ``offsets``.
+
+    Args:
+        windows: The windows.
+        metadata: Kept in the schema of the table.
+    """
+    import pyarrow as pa
+
+    count = len(windows.token_ids)
+    columns = {
+        "window": pa.array(range(count), pa.int32()),
+        "token_ids": pa.array(list(windows.token_ids), pa.list_(pa.int32())),
+        "documents": pa.array(windows.documents, pa.list_(pa.string())),
+        "offsets": pa.array(windows.offsets, pa.list_(pa.int32())),
+    }
+    return pa.table(columns).replace_schema_metadata(metadata)

@@ -1,0 +1,26 @@
+"""The one exception that means "the user can fix this"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LpstepsError(Exception):
+    """A mistake in the input, told in one line: where, what, what is allowed, how to fix it."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return the tail of an error message that lists the allowed names, the closest one first.
+
+    Args:
+        name: The name that was not found.
+        allowed: All names that would have been accepted.
+
+    Returns:
+        ``did you mean 'x'? (allowed: a, b, x)`` or, without a close match, ``allowed: a, b, x``.
+    """
+    names = sorted(allowed)
+    listing = ", ".join(names) if names else "nothing is defined"
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'? (allowed: {listing})" if close else f"allowed: {listing}"

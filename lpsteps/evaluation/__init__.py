@@ -1,0 +1,1 @@
+"""Benchmarks and the two protocols that score them: perplexity of text, accuracy on questions."""

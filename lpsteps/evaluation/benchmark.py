@@ -1,0 +1,95 @@
+"""Benchmarks as data: one YAML file each in the folder `benchmarks/` beside this module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from lpsteps.errors import LpstepsError, nearest
+from lpsteps.evaluation.harness_settings import HarnessSettings
+from lpsteps.evaluation.perplexity_settings import PerplexitySettings
+from lpsteps.validation import validated
+
+BENCHMARK_FOLDER = Path(__file__).parent / "benchmarks"
+
+
+class _Display(BaseModel):
+    """What the tables say about a benchmark; no score depends on it.
+
+    Attributes:
+        title: Column head in the tables.
+        higher_is_better: Which way is up.
+        paper_column: Key of this benchmark among the published numbers; None when the paper has
+            it not.
+    """
+
+    title: str
+    higher_is_better: bool
+    paper_column: str | None = None
+
+    def scoring(self) -> dict[str, Any]:
+        """The part that scores depend on, as plain data: a new title rescores nothing."""
+        return self.model_dump(mode="json", exclude=set(_Display.model_fields))
+
+
+class HarnessBenchmark(_Display, HarnessSettings):
+    """A benchmark of questions."""
+
+
+class PerplexityBenchmark(_Display, PerplexitySettings):
+    """A benchmark of running text."""
+
+
+Benchmark = HarnessBenchmark | PerplexityBenchmark
+
+_PROTOCOLS: dict[str, type[HarnessBenchmark] | type[PerplexityBenchmark]] = {
+    "harness": HarnessBenchmark,
+    "perplexity": PerplexityBenchmark,
+}
+
+
+def parse_benchmark(content: Any, source: str) -> Benchmark:
+    """Check the content of a benchmark file.
+
+    Args:
+        content: The parsed YAML.
+        source: Where it comes from, for the message.
+
+    Raises:
+        LpstepsError: A key is unknown or missing, or has a value that is not allowed.
+    """
+    protocol = content.get("protocol") if isinstance(content, dict) else None
+    if protocol not in _PROTOCOLS:
+        raise LpstepsError(f"{source}: protocol: {protocol}: {nearest(str(protocol), _PROTOCOLS)}")
+    return validated(_PROTOCOLS[protocol], content, source)
+
+
+def list_benchmarks(folder: Path = BENCHMARK_FOLDER) -> list[str]:
+    """Names of all benchmarks, sorted."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def load_benchmark(name: str, folder: Path = BENCHMARK_FOLDER) -> Benchmark:
+    """Read one benchmark.
+
+    Args:
+        name: File name without `.yaml`.
+        folder: Where the files are.
+
+    Raises:
+        LpstepsError: There is no such benchmark (the message has the nearest name), or its file is
+            wrong.
+    """
+    names = list_benchmarks(folder)
+    if name not in names:
+        raise LpstepsError(f"benchmark: {name}: {nearest(name, names)}")
+    path = folder / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise LpstepsError(f"{path}: not valid YAML: {reason}") from error
+    return parse_benchmark(content, str(path))

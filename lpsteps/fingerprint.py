@@ -1,0 +1,149 @@
+"""Digests of the code that a step runs, so that an edit reruns the steps it can change and no other.
+
+Snakemake sees the text of a rule but none of the modules that the rule's program imports. Each rule
+therefore carries a parameter ``{module: digest}`` over the import closure of its program inside this
+package. A digest is taken over the parsed source without comments, docstrings and formatting; it
+includes the Python version, because the parse tree belongs to one.
+
+``python -m lpsteps.fingerprint MODULE...`` lists a closure.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lpsteps.errors import LpstepsError
+
+PACKAGE = __name__.partition(".")[0]
+ROOT = Path(__file__).resolve().parent.parent
+_DIGEST_LENGTH = 16
+
+
+def module_path(module: str) -> Path | None:
+    """Return the source file of a module of this package, or None when there is no such module."""
+    base = ROOT.joinpath(*module.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def source_digest(source: str) -> str:
+    """Return a short digest of Python source that ignores comments, docstrings and formatting.
+
+    Raises:
+        SyntaxError: The source does not parse.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    text = f"{version}\n{ast.dump(tree, annotate_fields=False)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def _runtime_imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Walk all imports, also those inside functions, but not the ones for type checkers only."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        yield node
+        return
+    skip = node.body if isinstance(node, ast.If) and _is_type_checking(node.test) else []
+    for child in ast.iter_child_nodes(node):
+        if child not in skip:
+            yield from _runtime_imports(child)
+
+
+def _imported_modules(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in _runtime_imports(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+            continue
+        base = node.module or ""
+        if node.level:
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@functools.lru_cache(maxsize=None)
+def _parse(path: Path, modified: int, size: int) -> tuple[str, ast.Module]:
+    source = path.read_text(encoding="utf-8")
+    try:
+        return source_digest(source), ast.parse(source)
+    except SyntaxError as error:
+        raise LpstepsError(f"{path}:{error.lineno}: does not parse ({error.msg})") from error
+
+
+def closure(modules: Iterable[str]) -> dict[str, str]:
+    """Return ``{module: digest}`` for modules and everything of this package that they import.
+
+    The packages around a module count as imported, because Python runs their ``__init__`` first.
+
+    Args:
+        modules: Full names, such as ``lpsteps.steps.calibrate``.
+
+    Returns:
+        The digests, sorted by module name.
+
+    Raises:
+        LpstepsError: A named module does not exist or does not parse.
+    """
+    pending = list(modules)
+    for module in pending:
+        if module_path(module) is None:
+            raise LpstepsError(f"module '{module}': no such module in package '{PACKAGE}'")
+    digests: dict[str, str] = {}
+    while pending:
+        module = pending.pop()
+        path = module_path(module) if module.split(".")[0] == PACKAGE else None
+        if module in digests or path is None:
+            continue
+        status = path.stat()
+        digests[module], tree = _parse(path, status.st_mtime_ns, status.st_size)
+        pending.extend(_imported_modules(module, path, tree))
+        parts = module.split(".")
+        pending.extend(".".join(parts[:length]) for length in range(1, len(parts)))
+    return dict(sorted(digests.items()))
+
+
+def environment_digest(lock_file: Path) -> str:
+    """Return a digest of the pinned requirements, without comments and blank lines.
+
+    Raises:
+        LpstepsError: The lock file is missing.
+    """
+    try:
+        lines = lock_file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise LpstepsError(f"{lock_file}: missing; it pins the environment of every result") from error
+    pins = sorted(line.split("#")[0].strip() for line in lines)
+    return hashlib.sha256("\n".join(filter(None, pins)).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def main(arguments: list[str]) -> int:
+    """Print the closure of the modules named on the command line."""
+    try:
+        digests = closure(arguments)
+    except LpstepsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for module, digest in digests.items():
+        print(f"{digest}  {module}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

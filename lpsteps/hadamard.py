@@ -1,0 +1,177 @@
+"""Orthonormal bases that spread every channel over all channels, for any hidden size.
+
+LinearPatch rotates activations with a Hadamard matrix before it scales their channels. Such a
+matrix is known for almost every hidden size in use, as a Kronecker product of classical ones:
+
+- Sylvester: order `2**a`.
+- Paley I: order `q + 1` for a prime `q = 3 (mod 4)`; Paley II: order `2 (q + 1)` for a prime
+  `q = 1 (mod 4)` (R. Paley, "On orthogonal matrices", 1933).
+
+The core (Paley) comes first in the product, Sylvester factors follow in their natural order. Signs
+and ordering of the Paley matrices are those of N. Sloane's tables, which QuaRot and LinearPatch
+ship, so that activations can be compared with theirs channel by channel. Sizes without a Hadamard
+matrix here get a seeded random orthogonal matrix instead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lpsteps.errors import LpstepsError, nearest
+
+Matrix = npt.NDArray[np.float64]
+BasisKind = Literal["hadamard", "random_orthogonal"]
+
+BASIS_KINDS: tuple[BasisKind, ...] = ("hadamard", "random_orthogonal")
+
+# Kronecker factors are kept at most this large, which keeps a rotation cheap: rotating a row costs
+# `n * (sum of the factor orders)` multiplications instead of `n * n`.
+_LARGEST_SYLVESTER = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """An orthonormal matrix in factored form, applied to rows from the right: `x @ matrix`.
+
+    Attributes:
+        name: The construction, for example `"paley-ii-36 (x) sylvester-16"`.
+        factors: Kronecker factors from left to right, float64, not normalised.
+        divisor: The matrix is the Kronecker product of the factors divided by this number.
+    """
+
+    name: str
+    factors: tuple[Matrix, ...]
+    divisor: float
+
+    @property
+    def size(self) -> int:
+        """Order of the matrix, the hidden size."""
+        return math.prod(len(factor) for factor in self.factors)
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """The matrix itself, float64 `[size, size]`; `matrix @ matrix.T` is the identity."""
+        product: Matrix = np.ones((1, 1))
+        for factor in self.factors:
+            product = np.kron(product, factor)
+        return product / self.divisor
+
+    @property
+    def flatness(self) -> float:
+        """Largest entry times `sqrt(size)`: 1 for a Hadamard matrix, larger for any other basis."""
+        largest = math.prod(float(np.abs(factor).max()) for factor in self.factors)
+        return largest * math.sqrt(self.size) / self.divisor
+
+
+def basis_matrix(n: int, kind: str = "hadamard", seed: int = 0) -> Basis:
+    """Return an orthonormal basis of order `n`.
+
+    Args:
+        n: Hidden size.
+        kind: `"hadamard"`, or `"random_orthogonal"` (distributed uniformly over all orthogonal
+            matrices). The former falls back to the latter where no construction is known; the
+            basis's name tells.
+        seed: Seed of the random orthogonal matrix; a Hadamard matrix does not depend on it.
+
+    Raises:
+        LpstepsError: `n` is not positive, or `kind` is unknown.
+    """
+    if n < 1:
+        raise LpstepsError(f"n: {n}: the order of a basis is at least 1")
+    if kind not in BASIS_KINDS:
+        raise LpstepsError(f"basis: {kind}: {nearest(kind, BASIS_KINDS)}")
+    orders = _hadamard_orders(n) if kind == "hadamard" else None
+    if orders is None:
+        return Basis(f"random-orthogonal-{n}-seed-{seed}", (_random_orthogonal(n, seed),), 1.0)
+    parts = [_CONSTRUCTIONS[construction](order) for construction, order in orders]
+    name = " (x) ".join(f"{construction}-{order}" for construction, order in orders)
+    factors = tuple(factor for part in parts for factor in part)
+    return Basis(name, factors, math.sqrt(n))
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
+
+
+@cache
+def _hadamard_orders(n: int) -> tuple[tuple[str, int], ...] | None:
+    """Split `n` into orders that can be constructed: (construction, order) pairs, core first.
+
+    One core with a Sylvester remainder is preferred, with the smallest core that exists; only when
+    there is none is `n` split into two parts that each have a core of their own.
+    """
+    twos = (n & -n).bit_length() - 1
+    odd = n >> twos
+    if odd == 1:
+        return (("sylvester", n),)
+    for power in range(2, twos + 1):
+        core = odd << power
+        if _is_prime(core - 1):
+            construction = "paley-i"
+        elif _is_prime(core // 2 - 1) and core // 2 % 4 == 2:
+            construction = "paley-ii"
+        else:
+            continue
+        remainder = n // core
+        return ((construction, core), *((("sylvester", remainder),) if remainder > 1 else ()))
+    for part in range(4, math.isqrt(n) + 1, 4):
+        if n % part == 0:
+            first, second = _hadamard_orders(part), _hadamard_orders(n // part)
+            if first is not None and second is not None:
+                return (*first, *second)
+    return None
+
+
+def _sylvester(order: int) -> tuple[Matrix, ...]:
+    factors: list[Matrix] = []
+    while order > 1 or not factors:
+        factor = np.ones((1, 1))
+        while len(factor) < min(order, _LARGEST_SYLVESTER):
+            factor = np.kron(np.array([[1.0, 1.0], [1.0, -1.0]]), factor)
+        factors.append(factor)
+        order //= len(factor)
+    return tuple(factors)
+
+
+def _jacobsthal(prime: int) -> Matrix:
+    """Return `Q[i, j]`: 1, -1 or 0 as `i - j` is a square, a non-square or zero modulo `prime`."""
+    character = np.full(prime, -1.0)
+    character[np.arange(prime) ** 2 % prime] = 1.0
+    character[0] = 0.0
+    numbers = np.arange(prime)
+    return np.take(character, (numbers[:, None] - numbers) % prime)
+
+
+def _paley_i(order: int) -> tuple[Matrix, ...]:
+    matrix = np.ones((order, order))
+    matrix[0, 1:] = -1.0
+    matrix[1:, 1:] = _jacobsthal(order - 1) + np.eye(order - 1)
+    return (matrix,)
+
+
+def _paley_ii(order: int) -> tuple[Matrix, ...]:
+    half = order // 2
+    conference = np.ones((half, half))
+    conference[0, 0] = 0.0
+    conference[1:, 1:] = _jacobsthal(half - 1)
+    # The block form: the 2 x 2 pattern is the outer factor. The interleaved form, with the
+    # conference matrix outside, is another valid matrix, but not the published one.
+    on_conference = np.kron(np.array([[1.0, 1.0], [1.0, -1.0]]), conference)
+    on_identity = np.kron(np.array([[1.0, -1.0], [-1.0, -1.0]]), np.eye(half))
+    return (on_conference + on_identity,)
+
+
+_CONSTRUCTIONS = {"sylvester": _sylvester, "paley-i": _paley_i, "paley-ii": _paley_ii}
+
+
+def _random_orthogonal(n: int, seed: int) -> Matrix:
+    """Return a Haar-distributed orthogonal matrix (F. Mezzadri, arXiv math-ph/0609050)."""
+    orthogonal, triangular = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+    # QR leaves the signs of the columns to the library; without this the result is not uniform.
+    return orthogonal * np.sign(np.diag(triangular))

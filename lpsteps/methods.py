@@ -1,0 +1,48 @@
+"""Find a method's module by its name: the only place in the package that imports dynamically.
+
+A registry that imports every method would make each result depend on the code of all of them. Here
+a rule names the one module that it uses, so an edit of a method reruns that method's results alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from lpsteps.errors import LpstepsError, nearest
+
+_PACKAGE = Path(__file__).parent
+_NOT_METHODS = {"__init__", "base", "ranking"}
+
+
+def method_names(kind: str) -> list[str]:
+    """Return the names of all methods of a kind, ``selection`` or ``recovery``, sorted."""
+    files = (_PACKAGE / kind).glob("*.py")
+    return sorted(file.stem for file in files if file.stem not in _NOT_METHODS)
+
+
+def method_module(kind: str, name: str) -> ModuleType:
+    """Import the module of one method.
+
+    Args:
+        kind: ``selection`` or ``recovery``.
+        name: The file's name without ``.py``.
+
+    Raises:
+        LpstepsError: There is no such method; the message has the nearest name.
+    """
+    names = method_names(kind)
+    if name not in names:
+        raise LpstepsError(f"{kind} method '{name}' does not exist: {nearest(name, names)}")
+    return importlib.import_module(f"lpsteps.{kind}.{name}")
+
+
+def selection_method(name: str) -> ModuleType:
+    """Import ``lpsteps.selection.<name>``; see :func:`method_module`."""
+    return method_module("selection", name)
+
+
+def recovery_method(name: str) -> ModuleType:
+    """Import ``lpsteps.recovery.<name>``; see :func:`method_module`."""
+    return method_module("recovery", name)

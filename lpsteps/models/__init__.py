@@ -1,0 +1,1 @@
+"""Language models: loading them, finding their decoder layers, cutting and patching them."""

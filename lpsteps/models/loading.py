@@ -1,0 +1,159 @@
+"""Loading models and tokenizers from local folders, and one set-up of torch for all steps."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lpsteps.artifacts import read_json
+from lpsteps.errors import LpstepsError, nearest
+
+THREADS_VARIABLE = "LPSTEPS_THREADS"
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What the model runs on: the contents of `compute.json`."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+
+def configure_torch() -> int:
+    """Make torch repeatable and give it every core of the process.
+
+    The number of threads changes rounding, so it must depend on the machine only, not on how many
+    jobs a workflow engine runs: it is the CPU affinity of the process, or `LPSTEPS_THREADS`.
+
+    Returns:
+        The number of threads.
+
+    Raises:
+        LpstepsError: `LPSTEPS_THREADS` is not a positive integer.
+    """
+    text = os.environ.get(THREADS_VARIABLE, "")
+    if text and not (text.isdecimal() and int(text) > 0):
+        raise LpstepsError(f"{THREADS_VARIABLE}: {text}: must be a positive integer")
+    threads = int(text) if text else _usable_cores()
+    torch.set_num_threads(threads)
+    # Without a fixed workspace cuBLAS is not deterministic; it is read when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Float32 means float32: no TF32 in the statistics and patches of a GPU run.
+    torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(True)
+    return threads
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the dtype that a config calls `name`.
+
+    float16 is not offered: its range is too small for the largest activations of some models.
+
+    Raises:
+        LpstepsError: The name is unknown.
+    """
+    if name not in _DTYPES:
+        raise LpstepsError(f"dtype: {name}: {nearest(name, _DTYPES)}")
+    return _DTYPES[name]
+
+
+def default_device() -> torch.device:
+    """Return the first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_compute(path: Path) -> Compute:
+    """Read `compute.json`, the dtype and device chosen for this machine.
+
+    Raises:
+        LpstepsError: It is missing or malformed, or names a device that this process does not see.
+    """
+    payload = read_json(path)
+    try:
+        dtype, device = torch_dtype(payload["dtype"]), payload["device"]
+    except KeyError as error:
+        raise LpstepsError(f"{path}: {error.args[0]}: missing; delete it to rebuild it") from error
+    if device not in ("cpu", "cuda"):
+        raise LpstepsError(f"{path}: device: {device}: {nearest(str(device), ('cpu', 'cuda'))}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LpstepsError(
+            f"{path}: device: cuda: no GPU is visible here; delete it to choose again"
+        )
+    return Compute(dtype, torch.device(device))
+
+
+def load_model(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model for inference.
+
+    Attention is torch's scaled dot-product attention wherever the family supports it, else the
+    eager one (Gemma 2, whose soft-capped attention scores it cannot express).
+
+    Args:
+        folder: A local folder with `config.json` and safetensors weights.
+        dtype: The dtype of the weights in memory.
+        device: Where to put it; by default the first CUDA device, else the CPU.
+        trust_remote_code: Whether Python code in the folder may run.
+
+    Returns:
+        The model in evaluation mode, with no parameter that requires a gradient.
+
+    Raises:
+        LpstepsError: The folder does not hold such a model.
+    """
+    if not (folder / "config.json").is_file():
+        raise LpstepsError(f"{folder}: no config.json: not a model folder")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise LpstepsError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    model.requires_grad_(False)
+    return cast(PreTrainedModel, model.eval().to(device or default_device()))
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        LpstepsError: The folder does not hold one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise LpstepsError(f"{folder}: no tokenizer: {str(error).splitlines()[0]}") from error
+    return cast(PreTrainedTokenizerBase, tokenizer)

@@ -1,0 +1,35 @@
+"""The module that stands in for removed layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lpsteps.patches import GapPatch
+
+
+class Patch(nn.Module):
+    """A chain of linear operations on the rows of the residual stream.
+
+    It computes in float32 whatever the model's dtype is, also under autocast, and returns the dtype
+    of its input. The weights are parameters that do not require a gradient.
+    """
+
+    def __init__(self, gap: GapPatch) -> None:
+        """Take over the operations of one gap; weights are stored as float32."""
+        super().__init__()
+        self.kinds = tuple(operation.kind for operation in gap.operations)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.tensor(operation.weight, dtype=torch.float32), requires_grad=False)
+            for operation in gap.operations
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map hidden states `[..., hidden_size]` to patched ones of the same shape and dtype."""
+        if not self.kinds:
+            return hidden
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            rows = hidden.to(device=self.weights[0].device, dtype=torch.float32)
+            for kind, weight in zip(self.kinds, self.weights, strict=True):
+                rows = rows * weight if kind == "scale" else rows @ weight
+        return rows.to(hidden)

@@ -1,0 +1,268 @@
+"""What all step programs share: arguments, log, error lines, atomic outputs and their records."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lpsteps import fingerprint, provenance
+from lpsteps.artifacts import flush_to_disk, sha256_file, verify_file_manifest, write_json
+from lpsteps.errors import LpstepsError
+
+_PARTIAL_PREFIX = ".partial-"
+
+
+def parse_spec(text: str) -> dict[str, Any]:
+    """Read a step's settings from the command line: JSON, or the Python literal that Snakemake prints.
+
+    Raises:
+        LpstepsError: It is neither, or not a dict.
+    """
+    try:
+        spec = json.loads(text)
+    except ValueError:
+        try:
+            spec = ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise LpstepsError("--spec: expected a dict as JSON or Python literal") from error
+    if not isinstance(spec, dict):
+        raise LpstepsError("--spec: expected a dict as JSON or Python literal")
+    return spec
+
+
+class StepRun:
+    """One run of a step: hands out checked inputs and temporary outputs, and records both.
+
+    Attributes:
+        module: Full name of the step's module.
+        spec: Everything from the config that the step reads.
+        logger: Writes to the rule's log file.
+    """
+
+    def __init__(
+        self, module: str, spec: dict[str, Any], logger: logging.Logger, command: Sequence[str] = ()
+    ) -> None:
+        self.module = module
+        self._command = [Path(sys.executable).name, "-m", module, *command]
+        self.spec = spec
+        self.logger = logger
+        self._inputs: dict[Path, tuple[str, os.stat_result]] = {}
+        self._outputs: dict[Path, Path] = {}
+        self._folders: dict[Path, Path] = {}
+        self._notes: dict[str, Any] = {}
+        self._started = datetime.now(UTC)
+        self._clock = time.perf_counter()
+
+    @property
+    def rule(self) -> str:
+        """The rule's name, which is also the last part of the module's name."""
+        return self.module.rpartition(".")[2]
+
+    def read(self, path: Path) -> Path:
+        """Register an input by its hash and return it.
+
+        Raises:
+            LpstepsError: It is missing.
+        """
+        if not path.is_file():
+            raise LpstepsError(f"{path}: no such file; build it with `snakemake --cores 1 {path}`")
+        if path not in self._inputs:
+            self._inputs[path] = (sha256_file(path), path.stat())
+        return path
+
+    def read_manifest(self, path: Path) -> dict[str, Any]:
+        """Register a manifest and the files that it lists, each checked against its listed hash.
+
+        Raises:
+            LpstepsError: A file is missing or differs from the manifest.
+        """
+        self.read(path)
+        manifest = verify_file_manifest(path)
+        for name, facts in manifest["files"].items():
+            file = path.parent / name
+            self._inputs[file] = (facts["sha256"], file.stat())
+        return manifest
+
+    def write(self, path: Path) -> Path:
+        """Register an output and return the temporary path to write to."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(_PARTIAL_PREFIX + path.name)
+        temporary.unlink(missing_ok=True)
+        self._outputs[path] = temporary
+        return temporary
+
+    def write_folder(self, path: Path) -> Path:
+        """Register a folder whose files are outputs and return the temporary folder to fill."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(_PARTIAL_PREFIX + path.name)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        self._folders[path] = temporary
+        return temporary
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a fact for the record, such as a seed or a measured ratio."""
+        self._notes[key] = value
+
+    def _record(self, outputs: dict[Path, Path]) -> dict[str, Any]:
+        lock = provenance.LOCK_FILE
+        return provenance.seal({
+            "schema": provenance.SCHEMA,
+            "rule": self.rule,
+            "module": self.module,
+            "spec": self.spec,
+            "code": fingerprint.closure([self.module, *self.spec.get("modules", [])]),
+            "environment": fingerprint.environment_digest(lock) if lock.is_file() else None,
+            "git": provenance.git_state(fingerprint.ROOT),
+            "inputs": [
+                {"path": str(path), "sha256": digest, "bytes": status.st_size}
+                for path, (digest, status) in sorted(self._inputs.items())
+            ],
+            "outputs": [
+                {
+                    "path": str(final),
+                    "sha256": sha256_file(temporary),
+                    "bytes": temporary.stat().st_size,
+                }
+                for final, temporary in sorted(outputs.items())
+            ],
+            "notes": self._notes,
+            "libraries": provenance.imported_libraries(),
+            "python": sys.version.split()[0],
+            "machine": provenance.machine(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "duration_seconds": round(time.perf_counter() - self._clock, 3),
+            "peak_memory_bytes": provenance.peak_memory_bytes(),
+            "command": self._command,
+        })
+
+    def _check_inputs_unchanged(self) -> None:
+        for path, (_, before) in self._inputs.items():
+            after = path.stat() if path.exists() else None
+            if after is None or (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
+                raise LpstepsError(f"{path}: changed while {self.rule} was reading it; run the command again")
+
+    def commit(self) -> None:
+        """Write the records, then give every output its final name.
+
+        Raises:
+            LpstepsError: An input changed meanwhile, or a registered output was not written.
+        """
+        self._check_inputs_unchanged()
+        outputs = dict(self._outputs)
+        for folder, temporary in self._folders.items():
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    outputs[folder / file.relative_to(temporary)] = file
+        for final, temporary in outputs.items():
+            if not temporary.is_file():
+                raise LpstepsError(f"{final}: {self.rule} ended without writing it")
+            flush_to_disk(temporary)
+        record = self._record(outputs)
+        for final in [*self._outputs, *(folder / "manifest.json" for folder in self._folders)]:
+            if final in outputs:
+                target = provenance.record_path(final)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(_PARTIAL_PREFIX + target.name)
+                write_json(partial, record)
+                partial.replace(target)
+        # A manifest speaks for the files beside it, so it gets its name after them.
+        for final in sorted(outputs, key=lambda path: path.name == "manifest.json"):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            outputs[final].replace(final)
+        for folder in {final.parent for final in outputs}:
+            flush_to_disk(folder)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove whatever temporary files are left."""
+        for temporary in self._outputs.values():
+            temporary.unlink(missing_ok=True)
+        for temporary in self._folders.values():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_log(module: str, path: Path | None) -> logging.Logger:
+    logger = logging.getLogger(module)
+    logger.handlers.clear()
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    handler: logging.Handler = logging.NullHandler()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    return logger
+
+
+def _raise_terminated(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run_step(
+    module: str,
+    argv: Sequence[str] | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    body: Callable[[StepRun, argparse.Namespace], None],
+) -> int:
+    """Run one step program.
+
+    Args:
+        module: Full name of the step's module, as in ``python -m``.
+        argv: Command-line arguments, ``sys.argv[1:]`` when None.
+        add_arguments: Adds the step's own options; ``--spec`` and ``--log`` are there already.
+        body: The work. Outputs become visible only when it returns.
+
+    Returns:
+        0, 1 after an error (one line on standard error, details in the log), or 130 when
+        interrupted. In the last two cases no output was touched.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--spec", default="{}", help="settings, a dict as JSON or Python literal")
+    parser.add_argument("--log", type=Path, help="file for messages and tracebacks")
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    logger = _open_log(module, arguments.log)
+    previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
+    rule = module.rpartition(".")[2]
+    step: StepRun | None = None
+    try:
+        command = sys.argv[1:] if argv is None else argv
+        step = StepRun(module, parse_spec(arguments.spec), logger, command)
+        body(step, arguments)
+        step.commit()
+        logger.info("%s finished", rule)
+        return 0
+    except LpstepsError as error:
+        logger.error("%s", error)
+        print(f"error: {rule}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        logger.error("interrupted")
+        print(f"{rule}: interrupted; the same command continues from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        logger.error("%s", traceback.format_exc())
+        where = f"; details in {arguments.log}" if arguments.log else ""
+        message = str(error).strip().splitlines()
+        summary = f"{type(error).__name__}: {message[0] if message else ''}"
+        print(f"error: {rule}: {summary}{where}", file=sys.stderr)
+        return 1
+    finally:
+        if step is not None:
+            step.discard()
+        signal.signal(signal.SIGTERM, previous_handler)

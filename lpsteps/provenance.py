@@ -1,0 +1,206 @@
+"""Provenance records: what made a file, from what, with which code, settings, libraries and machine.
+
+Every output ``X`` of a step has a record ``X.record.json`` beside it, written before ``X`` itself
+gets its final name, so a file without a record is never the product of a finished step. Records
+name their inputs by SHA-256 and thereby chain back to pinned downloads. They alone hold times;
+payloads do not, so that two runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lpsteps.artifacts import canonical_json, read_json, sha256_bytes, sha256_file
+from lpsteps.errors import LpstepsError
+
+SCHEMA = 1
+SEAL = "record_sha256"
+RECORD_SUFFIX = ".record.json"
+GENERATED_FOLDERS = ("resources", "results")
+LOCK_FILE = Path("requirements.lock")
+
+
+def record_path(output: Path) -> Path:
+    """Return where the record of an output lies."""
+    return output.with_name(output.name + RECORD_SUFFIX)
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record with the hash of its own content, so that an edited record shows."""
+    content = {key: value for key, value in record.items() if key != SEAL}
+    return {**content, SEAL: sha256_bytes(canonical_json(content).encode())}
+
+
+def read_record(output: Path) -> dict[str, Any]:
+    """Read the record of an output.
+
+    Raises:
+        LpstepsError: There is none, it was edited, or it has another schema.
+    """
+    path = record_path(output)
+    record = read_json(path)
+    if record.get("schema") != SCHEMA:
+        raise LpstepsError(f"{path}: schema {record.get('schema')!r}, expected {SCHEMA}; delete it to rebuild")
+    if seal(record)[SEAL] != record.get(SEAL):
+        raise LpstepsError(f"{path}: was edited after the step wrote it")
+    return record
+
+
+@functools.cache
+def git_state(folder: Path) -> dict[str, Any]:
+    """Return commit and dirty flag of the checkout, or an empty dict outside of one."""
+    command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    lines = output.splitlines()
+    commits = [line.split()[2] for line in lines if line.startswith("# branch.oid")]
+    if not commits or commits[0] == "(initial)":
+        return {}
+    return {"commit": commits[0], "dirty": any(not line.startswith("#") for line in lines)}
+
+
+def imported_libraries() -> dict[str, str]:
+    """Return the versions of the third-party packages that this process has imported."""
+    versions: dict[str, str] = {}
+    for name in sorted({module.partition(".")[0] for module in sys.modules}):
+        if name.startswith("_") or name in sys.stdlib_module_names or name == "lpsteps":
+            continue
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            # A few packages import under another name than they install under (yaml, PIL).
+            version = getattr(sys.modules.get(name), "__version__", None)
+            if isinstance(version, str):
+                versions[name] = version
+    return versions
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, usable cores, memory in bytes, system, and the GPU when torch sees one."""
+    facts: dict[str, Any] = {
+        "processor": _processor_name(),
+        "architecture": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file in the lineage of a number.
+
+    Attributes:
+        path: Relative to the project.
+        sha256: Hash of its bytes as they are now.
+        bytes: Its size.
+        record: The record of the step that made it; None for a source file such as a template.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    record: dict[str, Any] | None
+
+    @property
+    def inputs(self) -> tuple[tuple[Path, str], ...]:
+        """Path and recorded hash of each file that it was made from."""
+        entries = self.record["inputs"] if self.record else []
+        return tuple((Path(entry["path"]), str(entry["sha256"])) for entry in entries)
+
+
+class Lineage:
+    """Verified files and what they were made from, back to pinned downloads.
+
+    Each file is hashed once, however many numbers depend on it.
+    """
+
+    def __init__(self) -> None:
+        self.artifacts: dict[Path, Artifact] = {}
+        self._problems: dict[Path, str | None] = {}
+
+    def _record_of(self, path: Path) -> dict[str, Any] | None:
+        """Find the record that speaks for a file: its own, or that of its folder's manifest."""
+        for speaker in (path, path.with_name("manifest.json")):
+            if record_path(speaker).is_file():
+                return read_record(speaker)
+        if path.parts[0] in GENERATED_FOLDERS:
+            raise LpstepsError(f"{record_path(path)}: missing, so nothing tells what made {path}")
+        return None
+
+    def _verify(self, path: Path) -> None:
+        if not path.is_file():
+            raise LpstepsError(f"{path}: missing")
+        record = self._record_of(path)
+        artifact = Artifact(path, sha256_file(path), path.stat().st_size, record)
+        self.artifacts[path] = artifact
+        if record is None:
+            return
+        recorded = {Path(entry["path"]): entry["sha256"] for entry in record["outputs"]}
+        if path not in recorded:
+            raise LpstepsError(f"{path}: its record is that of {', '.join(map(str, recorded))}")
+        if recorded[path] != artifact.sha256:
+            raise LpstepsError(f"{path}: was changed after {record['rule']} wrote it")
+        for source, digest in artifact.inputs:
+            problem = self.problem(source)
+            if problem is not None:
+                raise LpstepsError(problem)
+            if self.artifacts[source].sha256 != digest:
+                raise LpstepsError(f"{source}: is not the file that {path} was made from")
+
+    def problem(self, path: Path) -> str | None:
+        """Return the first thing that is wrong with a file or anything behind it, or None.
+
+        Checked are: the file exists, has an unedited record (unless it is a source file), has the
+        hash that its record states, and each input is still the one that was read.
+        """
+        if path not in self._problems:
+            self._problems[path] = None
+            try:
+                self._verify(path)
+            except LpstepsError as error:
+                self._problems[path] = str(error)
+        return self._problems[path]
+
+    def behind(self, paths: Iterable[Path]) -> list[Artifact]:
+        """Return the verified files from which some files were made, those included, by path."""
+        pending, found = list(paths), dict[Path, Artifact]()
+        while pending:
+            path = pending.pop()
+            if path not in found and self.problem(path) is None:
+                found[path] = self.artifacts[path]
+                pending.extend(source for source, _ in found[path].inputs)
+        return [found[path] for path in sorted(found)]

@@ -1,0 +1,1 @@
+"""Recovery of a pruned model: one module per method, each with ``Params`` and ``build()``."""

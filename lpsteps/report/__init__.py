@@ -1,0 +1,1 @@
+"""Tables of the report: definitions, published values, cells, exports and the page."""

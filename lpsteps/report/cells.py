@@ -1,0 +1,601 @@
+"""From evidence and table definitions to the cells of all tables.
+
+The payload built here is the product: the page and the CSV files are views of it. A cell is a
+number only when everything it rests on is there and has no known problem; otherwise it is missing
+and says why. Rounding happens in ``text`` alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from lpsteps.errors import LpstepsError, nearest
+from lpsteps.plan import Plan
+from lpsteps.report.aggregates import Estimate, mean, removed_ratio, retained_performance
+from lpsteps.report.definitions import NO_RECOVERY, Column, Row, TableDefinition
+from lpsteps.report.evidence import BuildSpec, Evidence, Sourced
+from lpsteps.report.published import Key, PublishedCell, by_variant
+
+SCHEMA = 1
+
+MISSING_TEXT = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value stands: file, JSON pointer (``row=N`` in a CSV file), hash of the file."""
+
+    path: str
+    pointer: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of one table.
+
+    Attributes:
+        id: ``table/model/n<removed layers>/row/column``; the same from run to run.
+        variant: Folder of the variant, None for printed cells and undefined variants.
+        value: Exact value; a list of layers in removal order in columns of layers.
+        text: The value as displayed.
+        stderr: Standard error in the unit of the value.
+        n: Documents or windows, None for derived values.
+        total: Documents or windows of the split, where known.
+        limited: Whether the value rests on fewer than all documents.
+        source: Where the value stands, None for derived values.
+        parts: Ids of the cells that a derived value was computed from.
+        benchmarks_used: How many benchmarks a derived value is over.
+        benchmarks_wanted: How many the paper takes it over.
+        published: The printed number for the same configuration.
+        difference: Value minus published. In columns of layers: how many of the removed layers
+            the paper keeps.
+        reason: Why the cell is missing.
+        note: What else a reader of the number has to know.
+        mark: ``best`` or ``second`` among the measured pruned rows of the section.
+    """
+
+    id: str
+    table: str
+    row: str
+    column: str
+    model: str
+    n_pruned: int
+    status: Literal["measured", "published", "missing"]
+    variant: str | None = None
+    value: float | list[int] | None = None
+    text: str = MISSING_TEXT
+    stderr: float | None = None
+    n: int | None = None
+    total: int | None = None
+    limited: bool = False
+    source: Source | None = None
+    parts: list[str] = field(default_factory=list)
+    benchmarks_used: int | None = None
+    benchmarks_wanted: int | None = None
+    published: float | list[int] | None = None
+    published_text: str | None = None
+    published_note: str | None = None
+    difference: float | int | None = None
+    reason: str | None = None
+    note: str | None = None
+    mark: Literal["best", "second"] | None = None
+
+
+def format_value(value: float) -> str:
+    """Return a number as the paper prints it: two decimals, or three digits when it is huge."""
+    return f"{value:.2f}" if abs(value) < 100_000 else f"{value:.2e}"
+
+
+def format_layers(order: Sequence[int]) -> str:
+    """Return ``[12,17)`` when the layers form one window, else the layers in the given order."""
+    ascending = sorted(order)
+    if len(ascending) > 1 and ascending == list(range(ascending[0], ascending[0] + len(ascending))):
+        return f"[{ascending[0]},{ascending[-1] + 1})"
+    return ", ".join(str(layer) for layer in order)
+
+
+def build_payload(
+    spec: BuildSpec,
+    definitions: Sequence[TableDefinition],
+    published: Iterable[PublishedCell],
+    published_digests: Mapping[str, str],
+    evidence: Evidence,
+) -> dict[str, Any]:
+    """Build the content of ``tables.json``.
+
+    Args:
+        spec: Settings of the step.
+        definitions: The tables to build, in display order.
+        published: Printed cells; those of other tables are ignored.
+        published_digests: SHA-256 of each file of printed cells, by path.
+        evidence: The measured inputs.
+
+    Raises:
+        LpstepsError: Two cells would get the same id, or a score has another unit than its column.
+    """
+    printed = list(published)
+    index = by_variant(printed)
+    cells: dict[str, Cell] = {}
+    tables = []
+    for definition in definitions:
+        _check_columns(definition, printed)
+        builder = _TableBuilder(
+            definition,
+            spec,
+            evidence,
+            [cell for cell in printed if cell.table == definition.id],
+            index,
+            published_digests,
+        )
+        tables.append(builder.build())
+        cells.update(builder.cells)
+    counts = Counter(cell.status for cell in cells.values())
+    used = {cell.variant for cell in cells.values() if cell.variant is not None}
+    return {
+        "schema": SCHEMA,
+        "run": {
+            "profile": spec.profile,
+            "models": [
+                {"id": model, **facts.model_dump()} for model, facts in sorted(spec.models.items())
+            ],
+            "counts": {name: counts[name] for name in ("measured", "published", "missing")},
+            "limits": _sample_limits(evidence),
+        },
+        "tables": tables,
+        "cells": [asdict(cell) for cell in cells.values()],
+        "variants": {folder: _describe_variant(folder, spec, evidence) for folder in sorted(used)},
+        "scores": {
+            score.path: score.content.model_dump(include={"metric", "protocol", "settings"})
+            for _, score in sorted(evidence.scores.items())
+        },
+    }
+
+
+def _check_columns(definition: TableDefinition, printed: Iterable[PublishedCell]) -> None:
+    names = {column.id for column in definition.columns}
+    for cell in printed:
+        if cell.table == definition.id and cell.column not in names:
+            where = f"{cell.path}: line {cell.line}"
+            raise LpstepsError(f"{where}: column '{cell.column}': {nearest(cell.column, names)}")
+
+
+def _sample_limits(evidence: Evidence) -> list[dict[str, Any]]:
+    """List how many documents or windows each benchmark was scored on, once per distinct case."""
+    cases = {
+        (score.benchmark, score.protocol, score.n, score.total, score.limited)
+        for score in (sourced.content for sourced in evidence.scores.values())
+    }
+    names = ("benchmark", "protocol", "n", "total", "limited")
+    ordered = sorted(cases, key=lambda case: (case[0], case[2], case[3] or 0))
+    return [dict(zip(names, case, strict=True)) for case in ordered]
+
+
+def _describe_variant(folder: str, spec: BuildSpec, evidence: Evidence) -> dict[str, Any]:
+    variant = spec.variants[folder]
+    plan = evidence.plans.get((variant.model, variant.selection, variant.n))
+    patch = evidence.patch_parameters.get(folder)
+    return {
+        "model": variant.model,
+        "n": variant.n,
+        "n_layers": spec.models[variant.model].n_layers,
+        "selection": variant.selection if variant.n else None,
+        "recovery": variant.recovery if variant.n else None,
+        "plan": plan.path if plan else None,
+        "layers": list(plan.content.layers) if plan else [],
+        "order": list(plan.content.order) if plan else [],
+        "gaps": [list(gap) for gap in plan.content.gaps] if plan else [],
+        "patch": patch.path if patch else None,
+        "added_parameters": patch.content if patch else 0,
+    }
+
+
+@dataclass(frozen=True)
+class _TableBuilder:
+    """Builds one table; ``cells`` fills up in display order."""
+
+    definition: TableDefinition
+    spec: BuildSpec
+    evidence: Evidence
+    printed: Sequence[PublishedCell]
+    index: Mapping[Key, PublishedCell]
+    digests: Mapping[str, str]
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    def build(self) -> dict[str, Any]:
+        """Return the table without its cells, which are then in ``self.cells``."""
+        sections = []
+        levels = self.spec.tables.get(self.definition.id, {})
+        printed_models = dict.fromkeys(cell.model for cell in self.printed)
+        for model in [*levels, *(name for name in printed_models if name not in levels)]:
+            measured_levels = [0, *levels[model]] if model in levels else []
+            printed_levels = dict.fromkeys(
+                cell.n
+                for cell in self.printed
+                if cell.model == model and cell.n not in measured_levels
+            )
+            sections += [self._measured_section(model, n) for n in measured_levels]
+            sections += [self._published_section(model, n) for n in printed_levels]
+        return {
+            "id": self.definition.id,
+            "title": self.definition.title,
+            "caption": self.definition.caption,
+            "columns": [
+                {
+                    "id": column.id,
+                    "title": column.title,
+                    "unit": column.unit,
+                    "group": column.group,
+                    "higher_is_better": column.higher_is_better,
+                }
+                for column in self.definition.columns
+            ],
+            "sections": [section for section in sections if section["rows"]],
+        }
+
+    def _measured_section(self, model: str, n: int) -> dict[str, Any]:
+        facts = self.spec.models[model]
+        dense = self.definition.dense_row
+        rows = self.definition.pruned_rows if n else ([dense] if dense else [])
+        for row in rows:
+            self._add_row(row, model, n)
+        if n:
+            self._mark_best(rows, model, n)
+        matched = set[PublishedCell]()
+        for row in rows:
+            for column in self.definition.columns:
+                found = self._printed(row, column, model, n)
+                if found is not None:
+                    matched.add(found)
+        rest = [
+            cell
+            for cell in self.printed
+            if (cell.model, cell.n) == (model, n) and cell not in matched
+        ]
+        return {
+            "model": model,
+            "title": facts.title,
+            "n": n,
+            "n_layers": facts.n_layers,
+            "kind": "measured",
+            "rows": [
+                {
+                    "id": row.id,
+                    "label": row.label,
+                    "kind": "measured",
+                    "note": self._same_layers(row, rows, model, n),
+                    "cells": [
+                        self._id(model, n, row.id, column.id) for column in self.definition.columns
+                    ],
+                }
+                for row in rows
+            ]
+            + self._published_rows(rest),
+        }
+
+    def _published_section(self, model: str, n: int) -> dict[str, Any]:
+        printed = [cell for cell in self.printed if (cell.model, cell.n) == (model, n)]
+        return {
+            "model": model,
+            "title": printed[0].model_title,
+            "n": n,
+            "n_layers": printed[0].n_layers,
+            "kind": "published",
+            "rows": self._published_rows(printed),
+        }
+
+    def _published_rows(self, printed: Sequence[PublishedCell]) -> list[dict[str, Any]]:
+        rows: dict[str, dict[str, PublishedCell]] = {}
+        for cell in printed:
+            rows.setdefault(cell.row, {})[cell.column] = cell
+        for cell in printed:
+            self._add(self._published_cell(cell))
+        return [
+            {
+                "id": row,
+                "label": next(iter(found.values())).label,
+                "kind": "published",
+                "note": None,
+                "cells": [
+                    self._id(found[column.id].model, found[column.id].n, row, column.id)
+                    if column.id in found
+                    else None
+                    for column in self.definition.columns
+                ],
+            }
+            for row, found in rows.items()
+        ]
+
+    def _published_cell(self, printed: PublishedCell) -> Cell:
+        layers = printed.layers
+        value = list(layers) if layers is not None else printed.value
+        text = format_layers(layers) if layers is not None else printed.text
+        return Cell(
+            id=self._id(printed.model, printed.n, printed.row, printed.column),
+            table=printed.table,
+            row=printed.row,
+            column=printed.column,
+            model=printed.model,
+            n_pruned=printed.n,
+            status="published",
+            value=value,
+            text=text,
+            source=Source(printed.path, f"row={printed.line}", self.digests[printed.path]),
+            published=value,
+            published_text=text,
+            published_note=printed.note or None,
+        )
+
+    def _id(self, model: str, n: int, row: str, column: str) -> str:
+        return f"{self.definition.id}/{model}/n{n}/{row}/{column}"
+
+    def _add(self, cell: Cell) -> None:
+        if cell.id in self.cells:
+            raise LpstepsError(
+                f"{cell.id}: two cells of the table have this id; rename one of the rows"
+            )
+        self.cells[cell.id] = cell
+
+    def _printed(self, row: Row, column: Column, model: str, n: int) -> PublishedCell | None:
+        key = (self.definition.id, model, n, row.selection, row.recovery, column.id)
+        return self.index.get(key)
+
+    def _add_row(self, row: Row, model: str, n: int) -> None:
+        # Derived columns look up the scores of their own row and of the dense row.
+        built = {
+            column.id: self._measured_cell(row, column, model, n)
+            for column in self.definition.columns
+            if column.kind not in ("mean", "retained")
+        }
+        for column in self.definition.columns:
+            if column.kind in ("mean", "retained"):
+                built[column.id] = self._derived_cell(row, column, model, n, built)
+        for column in self.definition.columns:
+            printed = self._printed(row, column, model, n)
+            self._add(_beside_published(built[column.id], printed))
+
+    def _blank(self, row: Row, column: Column, model: str, n: int) -> Cell:
+        folder = self.evidence.folders.get(
+            (model, n, row.selection, row.recovery if row.selection else None)
+        )
+        return Cell(
+            id=self._id(model, n, row.id, column.id),
+            table=self.definition.id,
+            row=row.id,
+            column=column.id,
+            model=model,
+            n_pruned=n,
+            status="missing",
+            variant=folder,
+        )
+
+    def _row_problem(self, row: Row, blank: Cell) -> str | None:
+        """Say why nothing at all can be shown for a row."""
+        if row.selection is not None:
+            if row.selection not in self.spec.selections:
+                return row.missing or f"no selection '{row.selection}' is configured"
+            if row.recovery not in self.spec.recoveries:
+                return row.missing or f"no recovery '{row.recovery}' is configured"
+        plan = self._plan(row, blank.model, blank.n_pruned)
+        patch = self.evidence.patch_parameters.get(blank.variant or "")
+        for sourced in (plan, patch):
+            if sourced is not None and sourced.path in self.evidence.problems:
+                return self.evidence.problems[sourced.path]
+        return None
+
+    def _plan(self, row: Row, model: str, n: int) -> Sourced[Plan] | None:
+        return self.evidence.plans.get((model, row.selection or "", n))
+
+    def _measured_cell(self, row: Row, column: Column, model: str, n: int) -> Cell:
+        blank = self._blank(row, column, model, n)
+        problem = self._row_problem(row, blank)
+        if problem is not None:
+            return replace(blank, reason=problem)
+        if column.kind == "layers":
+            return self._layers_cell(blank, row)
+        if blank.variant is None:
+            return replace(blank, reason="this profile does not build the variant")
+        if column.kind == "benchmark":
+            return self._score_cell(blank, column, blank.variant)
+        return self._ratio_cell(blank, row, blank.variant)
+
+    def _score_cell(self, blank: Cell, column: Column, variant: str) -> Cell:
+        sourced = self.evidence.scores.get((variant, column.id))
+        if sourced is None:
+            return replace(blank, reason=self._why_not_scored(column.id))
+        if sourced.path in self.evidence.problems:
+            return replace(blank, reason=self.evidence.problems[sourced.path])
+        score = sourced.content
+        if score.unit != column.unit:
+            raise LpstepsError(
+                f"{sourced.path}: unit: '{score.unit}': column '{column.id}' of "
+                f"{self.definition.id} is in {column.unit}"
+            )
+        if score.value is None:
+            return replace(blank, reason="the evaluation gave no finite number")
+        return replace(
+            blank,
+            status="measured",
+            value=score.value,
+            text=format_value(score.value),
+            stderr=score.stderr,
+            n=score.n,
+            total=score.total,
+            limited=score.limited,
+            source=Source(sourced.path, "/value", sourced.sha256),
+        )
+
+    def _why_not_scored(self, benchmark: str) -> str:
+        if benchmark in self.spec.unavailable:
+            return self.spec.unavailable[benchmark]
+        if benchmark not in self.spec.benchmarks:
+            return f"this profile does not score '{benchmark}'"
+        return f"there is no score file for '{benchmark}'"
+
+    def _layers_cell(self, blank: Cell, row: Row) -> Cell:
+        plan = self._plan(row, blank.model, blank.n_pruned)
+        if plan is None:
+            return replace(blank, reason="there is no plan file")
+        return replace(
+            blank,
+            status="measured",
+            value=list(plan.content.order),
+            text=format_layers(plan.content.order),
+            source=Source(plan.path, "/order", plan.sha256),
+        )
+
+    def _ratio_cell(self, blank: Cell, row: Row, variant: str) -> Cell:
+        if blank.n_pruned == 0:
+            note = "by definition: nothing is removed"
+            return replace(blank, status="measured", value=0.0, text=format_value(0.0), note=note)
+        plan = self._plan(row, blank.model, blank.n_pruned)
+        patch = self.evidence.patch_parameters.get(variant)
+        if plan is None:
+            return replace(blank, reason="there is no plan file")
+        if patch is None and row.recovery != NO_RECOVERY:
+            return replace(blank, reason="there is no patch manifest")
+        facts = self.spec.models[blank.model]
+        removed = len(plan.content.layers)
+        added = patch.content if patch else 0
+        note = f"{removed} x {facts.layer_parameters} - {added} of {facts.parameters} parameters"
+        value = removed_ratio(removed, facts.layer_parameters, added, facts.parameters)
+        return replace(
+            blank,
+            status="measured",
+            value=value,
+            text=format_value(value),
+            source=Source(patch.path, "/parameters", patch.sha256)
+            if patch
+            else Source(plan.path, "/n", plan.sha256),
+            note=note,
+        )
+
+    def _derived_cell(
+        self, row: Row, column: Column, model: str, n: int, built: Mapping[str, Cell]
+    ) -> Cell:
+        blank = self._blank(row, column, model, n)
+        problem = self._row_problem(row, blank)
+        if problem is not None:
+            return replace(blank, reason=problem)
+        names, problem = self._covered(column, model)
+        if problem is not None:
+            return replace(blank, reason=problem)
+        own = [built[name] for name in names]
+        dense_row = self.definition.dense_row
+        if column.kind == "mean" or row.selection is None or dense_row is None:
+            dense = []
+        else:
+            dense = [self.cells[self._id(model, 0, dense_row.id, name)] for name in names]
+        parts = own + dense
+        for part in parts:
+            if part.status == "missing":
+                return replace(blank, reason=f"rests on {part.id}, which is missing: {part.reason}")
+        note = None
+        if column.kind == "mean":
+            estimate = mean([_estimate(part) for part in own])
+        elif row.selection is None:
+            estimate = Estimate(100.0)
+            note = "by definition"
+        else:
+            zero = next((part for part in dense if part.value == 0), None)
+            if zero is not None:
+                return replace(blank, reason=f"pruned / dense is not defined: {zero.id} is 0")
+            estimate = retained_performance(
+                [_estimate(part) for part in own], [_estimate(part) for part in dense]
+            )
+        return replace(
+            blank,
+            status="measured",
+            value=estimate.value,
+            text=format_value(estimate.value),
+            stderr=estimate.stderr,
+            limited=any(part.limited for part in parts),
+            parts=[part.id for part in parts],
+            benchmarks_used=len(names),
+            benchmarks_wanted=len(column.of),
+            note=note,
+        )
+
+    def _covered(self, column: Column, model: str) -> tuple[list[str], str | None]:
+        """Return the benchmarks of a derived column that the model was scored on, or a reason.
+
+        The list is the same for all variants of a model, so that the rows stay comparable.
+        """
+        scored = {
+            benchmark
+            for folder, benchmark in self.evidence.scores
+            if self.spec.variants[folder].model == model
+        }
+        names = [name for name in column.of if name in scored]
+        absent = [name for name in column.of if name not in scored]
+        if not names or (absent and not column.partial):
+            return [], f"needs {', '.join(absent)}: {self._why_not_scored(absent[0])}"
+        return names, None
+
+    def _same_layers(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:
+        """Name the selection of the first row above with the same layers and recovery, if any."""
+        layers = self._removed(row, model, n)
+        if layers is None:
+            return None
+        for other in rows[: rows.index(row)]:
+            if other.recovery == row.recovery and self._removed(other, model, n) == layers:
+                return f"same layers as {self.spec.selections[other.selection or '']}"
+        return None
+
+    def _removed(self, row: Row, model: str, n: int) -> tuple[int, ...] | None:
+        plan = self._plan(row, model, n)
+        return plan.content.layers if plan else None
+
+    def _mark_best(self, rows: Sequence[Row], model: str, n: int) -> None:
+        for column in self.definition.columns:
+            if column.higher_is_better is None:
+                continue
+            values = {}
+            for row in rows:
+                cell = self.cells[self._id(model, n, row.id, column.id)]
+                if cell.status == "measured" and isinstance(cell.value, float):
+                    values[cell.id] = cell.value
+            ranked = sorted(set(values.values()), reverse=column.higher_is_better is True)
+            if len(values) < 3:
+                continue  # Of two rows both would carry a mark, which says nothing.
+            for name, value in values.items():
+                if value == ranked[0]:
+                    self.cells[name] = replace(self.cells[name], mark="best")
+                elif value == ranked[1]:
+                    self.cells[name] = replace(self.cells[name], mark="second")
+
+
+def _estimate(cell: Cell) -> Estimate:
+    assert isinstance(cell.value, float)
+    return Estimate(cell.value, cell.stderr)
+
+
+def _beside_published(cell: Cell, printed: PublishedCell | None) -> Cell:
+    """Put the printed value, and where comparable the difference, into a measured cell."""
+    if printed is None:
+        return cell
+    layers = printed.layers
+    if layers is not None:
+        difference = len(set(cell.value) - set(layers)) if isinstance(cell.value, list) else None
+        return replace(
+            cell,
+            published=list(layers),
+            published_text=format_layers(layers),
+            published_note=printed.note or None,
+            difference=difference,
+        )
+    # A mean over fewer benchmarks than the printed one is another quantity.
+    comparable = cell.benchmarks_used == cell.benchmarks_wanted
+    difference_of_values = None
+    if isinstance(cell.value, float) and printed.value is not None and comparable:
+        difference_of_values = cell.value - printed.value
+    return replace(
+        cell,
+        published=printed.value,
+        published_text=printed.text,
+        published_note=printed.note or None,
+        difference=difference_of_values,
+    )

@@ -1,0 +1,63 @@
+"""The tables as CSV files: one line per cell, values unrounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+COLUMNS = (
+    "id",
+    "row",
+    "label",
+    "column",
+    "model",
+    "n_pruned",
+    "value",
+    "stderr",
+    "n",
+    "total",
+    "limited",
+    "status",
+    "published",
+    "difference",
+    "reason",
+    "source",
+    "sha256",
+)
+
+
+def table_csv(payload: Mapping[str, Any], table_id: str) -> str:
+    """Return one table of ``tables.json`` as CSV text, cells in display order.
+
+    Numbers are written in full, so reading them back gives the same floats. Layer lists are
+    separated by spaces.
+    """
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    table = next(table for table in payload["tables"] if table["id"] == table_id)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for section in table["sections"]:
+        for row in section["rows"]:
+            for cell_id in row["cells"]:
+                if cell_id is not None:
+                    writer.writerow(_line(cells[cell_id], row["label"]))
+    return stream.getvalue()
+
+
+def _line(cell: Mapping[str, Any], label: str) -> list[str]:
+    source = cell["source"] or {"path": None, "sha256": None}
+    fields = {**cell, "label": label, "source": source["path"], "sha256": source["sha256"]}
+    return [_text(fields[name]) for name in COLUMNS]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    return str(value)

@@ -1,0 +1,428 @@
+"""From ``tables.json`` to one self-contained HTML page.
+
+Everything that needs thought (which columns a group of rows shows, what a cell says about itself,
+how sample limits read in words) is settled here, so that the templates only place it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
+from markupsafe import Markup
+
+from lpsteps.errors import LpstepsError
+from lpsteps.report.cells import SCHEMA
+
+PAGE_TEMPLATE = "page.html.j2"
+STYLE, SCRIPT = "style.css", "script.js"
+
+_STATUS_WORDS = {"measured": "measured", "published": "printed in the paper", "missing": "missing"}
+_MARK_WORDS = {"best": "best of its section", "second": "second best of its section"}
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One cell of the page.
+
+    Attributes:
+        id: Cell id.
+        text: The number.
+        kind: ``measured``, ``published`` or ``missing``.
+        mark: ``best``, ``second`` or empty.
+        stderr: Standard error as text, empty if unknown.
+        sample: Mark of a number that is not over everything (``n=64``, ``7 of 9``), else empty.
+        printed: The paper's value beside a measured or missing one, else empty.
+        hint: Shown on hover.
+        spoken: What a screen reader says.
+        strip: Per decoder layer, whether it is removed; empty outside of layer columns.
+    """
+
+    id: str
+    text: str
+    kind: str
+    mark: str
+    stderr: str
+    sample: str
+    printed: str
+    hint: str
+    spoken: str
+    strip: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One row: cells (None where the paper prints nothing), or one reason across all columns."""
+
+    label: str
+    kind: str
+    note: str
+    reason: str
+    reason_cell: str
+    cells: tuple[CellView | None, ...]
+
+
+@dataclass(frozen=True)
+class BodyView:
+    """Rows of one pruning level; the heading is empty for the dense row."""
+
+    heading: str
+    kind: str
+    rows: tuple[RowView, ...]
+
+
+@dataclass(frozen=True)
+class ColumnView:
+    """One column heading; ``starts_group`` marks where a vertical rule goes."""
+
+    title: str
+    hint: str
+    starts_group: bool
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """All levels of one model: one HTML table."""
+
+    anchor: str
+    title: str
+    kind: str
+    subtitle: str
+    heads: tuple[tuple[str, int], ...]
+    columns: tuple[ColumnView, ...]
+    bodies: tuple[BodyView, ...]
+    absences: tuple[tuple[str, str], ...]
+    width: int
+
+
+@dataclass(frozen=True)
+class TableView:
+    """One table of the paper with all models."""
+
+    anchor: str
+    number: str
+    title: str
+    caption: str
+    groups: tuple[GroupView, ...]
+
+
+def render_page(
+    payload: Mapping[str, Any], payload_digest: str, templates: Mapping[str, str]
+) -> str:
+    """Render the page.
+
+    Args:
+        payload: Content of ``tables.json``.
+        payload_digest: Its SHA-256, shown at the foot.
+        templates: Content of the template files by name: ``page.html.j2``, what it includes,
+            ``style.css`` and ``script.js``.
+
+    Raises:
+        LpstepsError: A template is missing or wrong, or the payload has another schema.
+    """
+    if payload.get("schema") != SCHEMA:
+        found = payload.get("schema")
+        raise LpstepsError(f"tables.json: schema {found!r}, expected {SCHEMA}; delete it to rebuild")
+    for name in (PAGE_TEMPLATE, STYLE, SCRIPT):
+        if name not in templates:
+            raise LpstepsError(f"--templates: {name} was not given")
+    environment = Environment(
+        loader=DictLoader(dict(templates)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    context = {
+        "run": payload["run"],
+        "models": [_model_line(model) for model in payload["run"]["models"]],
+        "samples": sample_sentences(payload),
+        "tables": table_views(payload),
+        "digest": payload_digest,
+        "style": _inline(templates, STYLE, "</style"),
+        "script": _inline(templates, SCRIPT, "</script"),
+        "data": script_json(panel_data(payload)),
+    }
+    try:
+        return environment.get_template(PAGE_TEMPLATE).render(context)
+    except TemplateError as error:
+        where = getattr(error, "name", None) or PAGE_TEMPLATE
+        raise LpstepsError(f"{where}: {error}") from error
+
+
+def _inline(templates: Mapping[str, str], name: str, end: str) -> Markup:
+    if end in templates[name].lower():
+        raise LpstepsError(f"{name}: '{end}' would end the element that the file is placed in")
+    return Markup(templates[name])
+
+
+def script_json(content: Any) -> Markup:
+    """Return JSON that is safe inside a ``script`` element, whatever the strings hold."""
+    text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _model_line(model: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "title": model["title"],
+        "facts": f"{model['n_layers']} layers, {_count(model['parameters'])} parameters",
+    }
+
+
+def _count(number: int) -> str:
+    if number >= 10**9:
+        return f"{number / 10**9:.2f} billion"
+    return f"{number / 10**6:.1f} million"
+
+
+def sample_sentences(payload: Mapping[str, Any]) -> list[str]:
+    """Say in words how much of each split the scores are over."""
+    titles = {
+        column["id"]: column["title"] for table in payload["tables"] for column in table["columns"]
+    }
+    shown = [case for case in payload["run"]["limits"] if case["benchmark"] in titles]
+    sentences = []
+    for protocol, subject, unit in (
+        ("harness", "question-answering number", "documents"),
+        ("perplexity", "perplexity", "windows"),
+    ):
+        cases = [case for case in shown if case["protocol"] == protocol]
+        limited = [case for case in cases if case["limited"]]
+        counts = {case["n"] for case in limited}
+        if not cases:
+            continue
+        if not limited:
+            sentences.append(f"Each {subject} is over all {unit} of its split.")
+        elif len(counts) == 1 and len(limited) == len(cases):
+            sentences.append(f"Each {subject} is on the first {counts.pop()} {unit} of its split.")
+        else:
+            parts = []
+            for n in sorted(counts, reverse=True):
+                names = [titles[case["benchmark"]] for case in limited if case["n"] == n]
+                parts.append(f"the first {n} for {', '.join(names)}")
+            whole = [titles[case["benchmark"]] for case in cases if not case["limited"]]
+            parts += [f"all for {', '.join(whole)}"] if whole else []
+            sentences.append(
+                f"Each {subject} is on a limited number of {unit}: {'; '.join(parts)}."
+            )
+    return sentences
+
+
+def table_views(payload: Mapping[str, Any]) -> list[TableView]:
+    """Arrange all tables for display: consecutive sections of a model form one HTML table."""
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    views = []
+    for table in payload["tables"]:
+        groups = [
+            _group_view(table, list(sections), cells, payload["run"])
+            for _, sections in itertools.groupby(
+                table["sections"], key=lambda section: section["model"]
+            )
+        ]
+        number = re.fullmatch(r"table0*(\d+)", table["id"])
+        views.append(
+            TableView(
+                anchor=table["id"],
+                number=f"Table {number[1]}" if number else "",
+                title=table["title"],
+                caption=table["caption"],
+                groups=tuple(groups),
+            )
+        )
+    return views
+
+
+def _group_view(
+    table: Mapping[str, Any],
+    sections: Sequence[Mapping[str, Any]],
+    cells: Mapping[str, Mapping[str, Any]],
+    run: Mapping[str, Any],
+) -> GroupView:
+    shown = [
+        index
+        for index in range(len(table["columns"]))
+        if any(row["cells"][index] for section in sections for row in section["rows"])
+    ]
+    columns = [table["columns"][index] for index in shown]
+    kinds = {section["kind"] for section in sections}
+    kind = "measured" if "measured" in kinds else "published"
+    first = sections[0]
+    facts = [model for model in run["models"] if model["id"] == first["model"]]
+    subtitle = "printed in the paper"
+    if kind == "measured":
+        subtitle = _model_line(facts[0])["facts"]
+    bodies = tuple(
+        BodyView(
+            heading=_body_heading(section, mixed=len(kinds) > 1),
+            kind=section["kind"],
+            rows=tuple(
+                _row_view(row, section, [row["cells"][index] for index in shown], columns, cells)
+                for row in section["rows"]
+            ),
+        )
+        for section in sections
+    )
+    heads = [
+        (name, len(list(members)))
+        for name, members in itertools.groupby(columns, key=lambda column: column["group"])
+    ]
+    return GroupView(
+        anchor=f"{table['id']}-{first['model']}",
+        title=first["title"],
+        kind=kind,
+        subtitle=subtitle,
+        heads=tuple(heads) if any(name for name, _ in heads) else (),
+        columns=tuple(
+            ColumnView(
+                title=column["title"],
+                hint=_column_hint(column),
+                starts_group=index > 0 and columns[index - 1]["group"] != column["group"],
+            )
+            for index, column in enumerate(columns)
+        ),
+        bodies=bodies,
+        absences=_absences(columns, bodies, cells),
+        width=len(columns) + 1,
+    )
+
+
+def _body_heading(section: Mapping[str, Any], mixed: bool) -> str:
+    if section["n"] == 0:
+        return ""
+    heading = f"{section['n']} of {section['n_layers']} layers removed"
+    return (
+        f"{heading}, printed in the paper" if mixed and section["kind"] == "published" else heading
+    )
+
+
+def _column_hint(column: Mapping[str, Any]) -> str:
+    direction = {True: ", higher is better", False: ", lower is better", None: ""}
+    unit = "" if column["unit"] == "layers" else f": {column['unit']}"
+    return f"{column['id']}{unit}{direction[column['higher_is_better']]}"
+
+
+def _row_view(
+    row: Mapping[str, Any],
+    section: Mapping[str, Any],
+    ids: Sequence[str | None],
+    columns: Sequence[Mapping[str, Any]],
+    cells: Mapping[str, Mapping[str, Any]],
+) -> RowView:
+    found = [cells[name] if name else None for name in ids]
+    reasons = {cell["reason"] if cell and not cell["published_text"] else None for cell in found}
+    whole_row = len(reasons) == 1 and None not in reasons
+    return RowView(
+        label=row["label"],
+        kind=row["kind"],
+        note=row["note"] or "",
+        reason=str(reasons.pop()) if whole_row else "",
+        reason_cell=str(ids[0]) if whole_row else "",
+        cells=tuple(
+            _cell_view(cell, column, section["n_layers"]) if cell else None
+            for cell, column in zip(found, columns, strict=True)
+        ),
+    )
+
+
+def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int) -> CellView:
+    stderr = f"{cell['stderr']:.2f}" if cell["stderr"] is not None else ""
+    sample = _sample_mark(cell)
+    printed = ""
+    if cell["status"] != "published" and cell["published_text"] is not None:
+        printed = cell["published_text"]
+    words = [_STATUS_WORDS[cell["status"]]]
+    if cell["reason"]:
+        words.append(cell["reason"])
+    if cell["n"] is not None:
+        of = f" of {cell['total']}" if cell["total"] is not None else ""
+        unit = "windows" if column["unit"] == "perplexity" else "documents"
+        words.append(f"on {cell['n']}{of} {unit}")
+    elif sample:
+        words.append(sample)
+    if cell["mark"]:
+        words.append(_MARK_WORDS[cell["mark"]])
+    if printed:
+        words.append(f"the paper prints {printed}")
+    value = "" if cell["status"] == "missing" else cell["text"]
+    shown = f"{value} ({stderr})" if stderr else value
+    removed = set(cell["value"]) if isinstance(cell["value"], list) else set()
+    return CellView(
+        id=cell["id"],
+        text=cell["text"],
+        kind=cell["status"],
+        mark=cell["mark"] or "",
+        stderr=stderr,
+        sample=sample,
+        printed=printed,
+        hint=", ".join(filter(None, [shown, *words])),
+        spoken=", ".join(filter(None, [column["title"], value, *words])),
+        strip=tuple(layer in removed for layer in range(n_layers)) if removed else (),
+    )
+
+
+def _sample_mark(cell: Mapping[str, Any]) -> str:
+    if cell["status"] != "measured":
+        return ""
+    marks = []
+    if cell["benchmarks_used"] != cell["benchmarks_wanted"]:
+        marks.append(f"{cell['benchmarks_used']} of {cell['benchmarks_wanted']}")
+    if cell["limited"]:
+        marks.append("limited" if cell["n"] is None else f"n={cell['n']}")
+    return ", ".join(marks)
+
+
+def _absences(
+    columns: Sequence[Mapping[str, Any]],
+    bodies: Sequence[BodyView],
+    cells: Mapping[str, Mapping[str, Any]],
+) -> tuple[tuple[str, str], ...]:
+    """Pair up columns that no row of the group fills with the reason, equal reasons together."""
+    titles: dict[str, list[str]] = {}
+    rows = [
+        row for body in bodies for row in body.rows if row.kind == "measured" and not row.reason
+    ]
+    for index, column in enumerate(columns):
+        reasons = {cells[cell.id]["reason"] for row in rows if (cell := row.cells[index])}
+        if len(reasons) == 1 and (reason := reasons.pop()) is not None:
+            titles.setdefault(reason, []).append(column["title"])
+    return tuple((", ".join(names), reason) for reason, names in titles.items())
+
+
+def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page's source panel shows, by cell id, without empty entries."""
+    labels: dict[str, dict[str, str]] = {}
+    columns = {
+        (table["id"], column["id"]): column
+        for table in payload["tables"]
+        for column in table["columns"]
+    }
+    for table in payload["tables"]:
+        for section in table["sections"]:
+            for row in section["rows"]:
+                for name in filter(None, row["cells"]):
+                    labels[name] = {"row_label": row["label"], "model_title": section["title"]}
+    cells = {}
+    for cell in payload["cells"]:
+        column = columns[cell["table"], cell["column"]]
+        details = {
+            **cell,
+            **labels[cell["id"]],
+            "column_title": column["title"],
+            "unit": column["unit"],
+        }
+        if isinstance(cell["difference"], float):
+            details["difference"] = f"{cell['difference']:+.2f}"
+        cells[cell["id"]] = {
+            name: value
+            for name, value in details.items()
+            if value is not None and value is not False and value != []
+        }
+    return {"cells": cells, "variants": payload["variants"], "scores": payload["scores"]}

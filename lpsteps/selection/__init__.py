@@ -1,0 +1,1 @@
+"""Layer selection: one module per metric, each with ``Params`` and ``rank()``."""

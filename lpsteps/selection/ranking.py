@@ -1,0 +1,148 @@
+"""Rankings of candidates for removal, and the plans that follow from them.
+
+A selection metric scores *candidates*; a candidate is a tuple of layers that leave together. All
+candidates are kept, with score, eligibility and rank, so that a reader sees how close a decision
+was and how the metric judges a layer that it may not take. There are three kinds of ranking:
+
+``single``
+    One layer per candidate, independent of how many layers go. To remove n layers, take the n best.
+``window``
+    One whole set of layers per candidate, usually a contiguous window, with its own candidates for
+    every n. To remove n layers, take the best candidate of that n.
+``sequence``
+    One layer per candidate, scored again in every round on the model that the earlier rounds left.
+    To remove n layers, take the winners of the rounds 1 to n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from lpsteps.artifacts import read_parquet, write_parquet
+from lpsteps.errors import LpstepsError
+
+Kind = Literal["single", "window", "sequence"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Layers that would leave the model together.
+
+    Attributes:
+        layers: The layers, in the order in which they leave.
+        score: What the metric says, in the metric's own unit; None where it was not computed.
+        eligible: Whether the metric may choose this candidate.
+        n: Number of removed layers that the candidate belongs to; None when it serves every n.
+        round: Round of a ``sequence`` ranking, counted from 1; None for the other kinds.
+        rank: 1 for the first to go, among the eligible candidates of the same n and round; None
+            while not ranked, and for candidates that are not eligible.
+    """
+
+    layers: tuple[int, ...]
+    score: float | None
+    eligible: bool
+    n: int | None = None
+    round: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All candidates of one selection, ranked."""
+
+    kind: Kind
+    candidates: tuple[Candidate, ...]
+
+
+def ranked(candidates: Iterable[Candidate], *, descending: bool = False) -> tuple[Candidate, ...]:
+    """Give ranks to candidates that compete with one another.
+
+    Args:
+        candidates: Candidates of one n and round. Of two equal scores the earlier candidate wins,
+            so candidates are listed by their lowest layer.
+        descending: Whether the highest score goes first; by default the lowest does.
+
+    Returns:
+        The candidates in the given order, eligible ones with their rank.
+
+    Raises:
+        LpstepsError: An eligible candidate has no score, or one that is not a number.
+    """
+    rows = list(candidates)
+    keys: dict[int, float] = {}
+    for index, row in enumerate(rows):
+        if row.eligible:
+            if row.score is None or math.isnan(row.score):
+                raise LpstepsError(
+                    f"layers {list(row.layers)}: score {row.score}: cannot be ranked; "
+                    "check the calibration data and the dtype of the model"
+                )
+            keys[index] = -row.score if descending else row.score
+    for rank, index in enumerate(sorted(keys, key=keys.__getitem__), start=1):
+        rows[index] = replace(rows[index], rank=rank)
+    return tuple(rows)
+
+
+def choose(ranking: Ranking, n: int) -> tuple[int, ...]:
+    """Return the n layers that a ranking gives up, in removal order.
+
+    Raises:
+        LpstepsError: The ranking does not reach n layers.
+    """
+    if ranking.kind == "single":
+        best = [row for row in ranking.candidates if row.rank is not None and row.rank <= n]
+        best.sort(key=lambda row: row.rank or 0)
+    elif ranking.kind == "window":
+        best = [row for row in ranking.candidates if row.n == n and row.rank == 1]
+    else:
+        best = [row for row in ranking.candidates if (row.round or 0) <= n and row.rank == 1]
+        best.sort(key=lambda row: row.round or 0)
+    order = tuple(layer for row in best for layer in row.layers)
+    if len(order) != n or n < 1:
+        raise LpstepsError(
+            f"n: {n}: this {ranking.kind} ranking has {len(order)} layers to offer for it; "
+            "remove fewer layers or exempt fewer"
+        )
+    return order
+
+
+def write_ranking(path: Path, ranking: Ranking) -> None:
+    """Write a ranking as Parquet, one row per candidate, ``kind`` in the schema's metadata."""
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [
+            pa.field("n", pa.int16()),
+            pa.field("round", pa.int16()),
+            pa.field("layers", pa.list_(pa.int16()), nullable=False),
+            pa.field("score", pa.float64()),
+            pa.field("eligible", pa.bool_(), nullable=False),
+            pa.field("rank", pa.int32()),
+        ],
+        metadata={"kind": ranking.kind},
+    )
+    columns = {
+        name: [getattr(candidate, name) for candidate in ranking.candidates]
+        for name in schema.names
+    }
+    write_parquet(path, pa.table(columns, schema=schema))
+
+
+def read_ranking(path: Path) -> Ranking:
+    """Read a ranking.
+
+    Raises:
+        LpstepsError: The file is missing or is not a ranking.
+    """
+    table = read_parquet(path)
+    kind = (table.schema.metadata or {}).get(b"kind", b"").decode()
+    if kind not in get_args(Kind):
+        raise LpstepsError(f"{path}: kind '{kind}': expected a ranking of kind {get_args(Kind)}")
+    candidates = tuple(
+        Candidate(**{**row, "layers": tuple(row["layers"])}) for row in table.to_pylist()
+    )
+    return Ranking(cast(Kind, kind), candidates)

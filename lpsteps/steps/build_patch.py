@@ -1,0 +1,93 @@
+"""Build the patches that repair a pruned model, one per gap.
+
+By hand::
+
+    python -m lpsteps.steps.build_patch --stats stats.parquet --plan plan.json \
+        --model resources/models/M/manifest.json --patch patch.safetensors \
+        --manifest patch.manifest.json --spec '{"recovery": "lp", "method": "linearpatch"}'
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lpsteps.artifacts import read_json
+from lpsteps.errors import LpstepsError
+from lpsteps.methods import recovery_method
+from lpsteps.patches import tensors_beside, write_patches
+from lpsteps.plan import read_plan
+from lpsteps.program import StepRun, run_step
+from lpsteps.recovery.base import RecoveryContext
+from lpsteps.statistics import Statistics
+from lpsteps.validation import validated
+
+
+class Settings(BaseModel):
+    """What the step reads from its spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recovery: str = Field(description="Name of the recovery, an entry of the configuration")
+    method: str = Field(description="Module of lpsteps.recovery that does the work")
+    params: dict[str, Any] = Field(default={}, description="Parameters of the method")
+    modules: list[str] = Field(default=[], description="Method modules, for the record")
+
+
+def _hidden_size(config_path: Path) -> int:
+    config = read_json(config_path)
+    hidden_size = config.get("text_config", config).get("hidden_size")
+    if not isinstance(hidden_size, int):
+        raise LpstepsError(f"{config_path}: hidden_size: {hidden_size}: must be an integer")
+    return hidden_size
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--stats", type=Path, help="calibration statistics, Parquet")
+    parser.add_argument("--plan", type=Path, required=True, help="plan, JSON")
+    parser.add_argument("--model", type=Path, required=True, help="manifest of the model's folder")
+    parser.add_argument("--patch", type=Path, required=True, help="output: tensors, safetensors")
+    parser.add_argument("--manifest", type=Path, required=True, help="output: manifest, JSON")
+
+
+def _run(step: StepRun, arguments: Namespace) -> None:
+    settings = validated(Settings, step.spec, "--spec")
+    method = recovery_method(settings.method)
+    params = validated(method.Params, settings.params, f"--spec: {settings.recovery}: params")
+    if tensors_beside(arguments.manifest) != arguments.patch:
+        raise LpstepsError(
+            f"--patch: {arguments.patch}: must be {tensors_beside(arguments.manifest)}, "
+            "beside its manifest"
+        )
+
+    statistics = None
+    if "statistics" in method.NEEDS and arguments.stats:
+        statistics = Statistics.read(step.read(arguments.stats))
+    step.read(arguments.model)
+    context = RecoveryContext(
+        plan=read_plan(step.read(arguments.plan)),
+        hidden_size=_hidden_size(step.read(arguments.model.with_name("config.json"))),
+        statistics=statistics,
+    )
+    patches = method.build(context, params)
+
+    step.note("added_parameters", patches.parameters)
+    write_patches(
+        step.write(arguments.patch),
+        step.write(arguments.manifest),
+        patches,
+        recovery=settings.recovery,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the step and return its exit status."""
+    return run_step("lpsteps.steps.build_patch", argv, _add_arguments, _run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""Run the model once over the calibration windows and write their statistics.
+
+By hand::
+
+    python -m lpsteps.steps.calibrate --model resources/models/M/manifest.json \
+        --windows results/M/windows/C/train.parquet --compute results/machine/compute.json \
+        --stats stats.parquet --spec '{"windows": 16}'
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lpsteps.artifacts import read_parquet
+from lpsteps.calibration import stream_statistics
+from lpsteps.errors import LpstepsError
+from lpsteps.hadamard import BasisKind, basis_matrix
+from lpsteps.models.layers import decoder_of
+from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.program import StepRun, run_step
+from lpsteps.progress import track
+from lpsteps.statistics import StatisticsWriter
+
+
+class CalibrationSettings(BaseModel):
+    """What the step reads from its spec.
+
+    Attributes:
+        windows: How many windows to use, the first ones of the file.
+        length: Tokens to keep of each window; all when None.
+        exclude_first: Tokens at the start of each window that are left out of the means.
+        batch: Windows per forward pass.
+        basis: The rotated basis.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    windows: int = Field(default=16, ge=1)
+    length: int | None = Field(default=None, ge=2)
+    exclude_first: int = Field(default=0, ge=0)
+    batch: int = Field(default=1, ge=1)
+    basis: BasisKind = "hadamard"
+
+
+def first_windows(path: Path, count: int, length: int | None) -> npt.NDArray[np.int64]:
+    """Read the first windows of a windows file.
+
+    Args:
+        path: A Parquet file with one row per window and a list column `token_ids`.
+        count: Windows wanted.
+        length: Tokens to keep of each; all when None.
+
+    Returns:
+        Token ids `[count, length]`.
+
+    Raises:
+        LpstepsError: There are fewer windows, or shorter ones, than asked for.
+    """
+    column = read_parquet(path, columns=["token_ids"])["token_ids"]
+    if len(column) < count:
+        raise LpstepsError(
+            f"{path}: has {len(column)} windows, but windows: {count} are asked for; ask for fewer "
+            "or take a larger corpus split"
+        )
+    windows = column.slice(0, count).to_pylist()
+    shortest = min(len(window) for window in windows)
+    if length is None:
+        length = shortest
+        if any(len(window) != length for window in windows):
+            raise LpstepsError(f"{path}: windows differ in length; set length: {length} or less")
+    elif length > shortest:
+        raise LpstepsError(f"{path}: length: {length}: its windows have only {shortest} tokens")
+    return np.asarray([window[:length] for window in windows], dtype=np.int64)
+
+
+def _settings(spec: dict[str, Any]) -> CalibrationSettings:
+    try:
+        return CalibrationSettings.model_validate(spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise LpstepsError(f"--spec: {key}: {first['input']!r}: {first['msg']}") from error
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="manifest of the model's folder")
+    parser.add_argument("--windows", type=Path, required=True, help="calibration windows, Parquet")
+    parser.add_argument("--compute", type=Path, required=True, help="compute.json of this machine")
+    parser.add_argument("--stats", type=Path, required=True, help="output: statistics, Parquet")
+
+
+def _run(step: StepRun, arguments: Namespace) -> None:
+    settings = _settings(step.spec)
+    threads = configure_torch()
+    windows = first_windows(step.read(arguments.windows), settings.windows, settings.length)
+    compute = read_compute(step.read(arguments.compute))
+    step.read_manifest(arguments.model)
+    model_folder = arguments.model.parent
+    model = load_model(model_folder, compute.dtype, device=compute.device)
+    hidden_size = model.config.hidden_size
+    basis = basis_matrix(hidden_size, settings.basis)
+
+    samples = stream_statistics(
+        model,
+        windows,
+        basis,
+        basis_kind=settings.basis,
+        batch=settings.batch,
+        exclude_first=settings.exclude_first,
+    )
+    with StatisticsWriter(
+        step.write(arguments.stats),
+        n_layers=len(decoder_of(model).layers),
+        hidden_size=hidden_size,
+        basis_name=basis.name,
+        model=model_folder.name,
+    ) as writer:
+        for sample in track(samples, "calibrate", total=len(windows)):
+            writer.append(sample)
+
+    step.note("basis", basis.name)
+    step.note("flatness", basis.flatness)
+    step.note("tokens", len(windows) * (windows.shape[1] - settings.exclude_first))
+    step.note("dtype", str(compute.dtype).removeprefix("torch."))
+    step.note("device", compute.device.type)
+    step.note("threads", threads)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the step; see the module's docstring for the command line."""
+    return run_step("lpsteps.steps.calibrate", argv, _add_arguments, _run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,101 @@
+"""Score every candidate for removal and write the whole ranking.
+
+By hand::
+
+    python -m lpsteps.steps.rank_layers --stats stats.parquet --ranking ranking.parquet --spec \
+        '{"selection": "bi", "metric": "block_influence", "counts": [5], "n_layers": 30}'
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from lpsteps.artifacts import read_parquet
+from lpsteps.errors import LpstepsError
+from lpsteps.methods import selection_method
+from lpsteps.program import StepRun, run_step
+from lpsteps.selection.base import ModelInput, SelectionContext
+from lpsteps.selection.ranking import choose, write_ranking
+from lpsteps.statistics import Statistics
+from lpsteps.validation import validated
+
+
+class Settings(BaseModel):
+    """What the step reads from its spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    selection: str = Field(description="Name of the selection, an entry of the configuration")
+    metric: str = Field(description="Module of lpsteps.selection that does the work")
+    params: dict[str, Any] = Field(default={}, description="Parameters of the metric")
+    counts: list[int] = Field(min_length=1, description="Numbers of layers to remove")
+    n_layers: int = Field(ge=2, description="Decoder layers of the dense model")
+    seed: int = Field(default=0, ge=0, description="Seed of the run")
+    modules: list[str] = Field(default=[], description="Method modules, for the record")
+
+
+def _wanted_counts(settings: Settings) -> tuple[int, ...]:
+    for n in settings.counts:
+        if not 0 < n < settings.n_layers:
+            raise LpstepsError(
+                f"--spec: counts: {n}: allowed are 1 to {settings.n_layers - 1}, "
+                f"the model has {settings.n_layers} layers"
+            )
+    return tuple(sorted(set(settings.counts)))
+
+
+def _read_windows(path: Path) -> npt.NDArray[np.int64]:
+    windows = read_parquet(path, columns=["token_ids"])["token_ids"].to_pylist()
+    if len({len(window) for window in windows}) != 1:
+        raise LpstepsError(f"{path}: token_ids: windows must exist and be equally long")
+    return np.asarray(windows, dtype=np.int64)
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--stats", type=Path, help="calibration statistics, Parquet")
+    parser.add_argument("--model", type=Path, help="manifest of the model's folder")
+    parser.add_argument("--windows", type=Path, help="calibration windows, Parquet")
+    parser.add_argument("--compute", type=Path, help="compute.json of this machine")
+    parser.add_argument("--ranking", type=Path, required=True, help="output: ranking, Parquet")
+
+
+def _run(step: StepRun, arguments: Namespace) -> None:
+    settings = validated(Settings, step.spec, "--spec")
+    metric = selection_method(settings.metric)
+    params = validated(metric.Params, settings.params, f"--spec: {settings.selection}: params")
+    counts = _wanted_counts(settings)
+
+    statistics = model = None
+    if "statistics" in metric.NEEDS and arguments.stats:
+        statistics = Statistics.read(step.read(arguments.stats))
+    if "model" in metric.NEEDS and arguments.model and arguments.windows and arguments.compute:
+        step.read_manifest(arguments.model)
+        model = ModelInput(
+            folder=arguments.model.parent,
+            compute=step.read(arguments.compute),
+            windows=_read_windows(step.read(arguments.windows)),
+        )
+    context = SelectionContext(settings.n_layers, counts, settings.seed, statistics, model)
+    ranking = metric.rank(context, params)
+
+    orders = {n: choose(ranking, n) for n in counts}
+    for n, order in orders.items():
+        step.logger.info("%s gives up %d layers in the order %s", settings.selection, n, order)
+    step.note("seed", settings.seed)
+    write_ranking(step.write(arguments.ranking), ranking)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the step and return its exit status."""
+    return run_step("lpsteps.steps.rank_layers", argv, _add_arguments, _run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,109 @@
+"""Cuts one partition of a corpus into windows of tokens, with the tokenizer of one model."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lpsteps.artifacts import read_parquet, write_parquet
+from lpsteps.data.corpora import join_documents, partition_rows
+from lpsteps.data.specs import Spec
+from lpsteps.data.windows import (
+    Windows,
+    consecutive_windows,
+    random_windows,
+    tokenize,
+    windows_table,
+)
+from lpsteps.errors import LpstepsError, nearest
+from lpsteps.program import StepRun, run_step
+from lpsteps.validation import validated
+
+
+class CorpusSpec(Spec):
+    """Which text, how it is divided, and how the windows are cut."""
+
+    corpus: str = Field(description="name of the corpus in config/data.yaml")
+    split: str = Field(description="the partition to cut: a key of `partitions`")
+    dataset_split: str = Field(description="split of the dataset that holds the text")
+    text: str = Field(description="column with the text of a document")
+    group: str | None = Field(
+        default=None, description="column; rows with equal values stay in the same partition"
+    )
+    separator: str = Field(default="\n\n", description="put between documents before tokenising")
+    partitions: dict[str, float] = Field(description="shares of the text", min_length=1)
+    seed: int = Field(default=0, description="seed of the partitions and of random windows")
+    sampling: Literal["consecutive", "random"] = Field(default="consecutive")
+    length: int = Field(description="tokens per window", ge=2)
+    count: int | None = Field(default=None, description="number of windows, null for all", ge=1)
+    add_bos: bool = Field(default=False, description="one BOS token at the start of the text")
+    trust_remote_code: bool = Field(
+        default=False, description="let the tokenizer run code that came with the model"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the step; see the module's description."""
+    return run_step("lpsteps.steps.tokenize_corpus", argv, _add_arguments, _run)
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="manifest of the model")
+    parser.add_argument("--data", type=Path, required=True, help="manifest of the dataset")
+    parser.add_argument("--windows", type=Path, required=True, help="output, Parquet")
+
+
+def _run(step: StepRun, arguments: Namespace) -> None:
+    from transformers import AutoTokenizer
+
+    spec = validated(CorpusSpec, step.spec, "--spec")
+    step.read_manifest(arguments.model)
+    step.read_manifest(arguments.data)
+    table = read_parquet(arguments.data.parent / f"{spec.dataset_split}.parquet")
+    for key in ("text", "group"):
+        column = getattr(spec, key)
+        if column is not None and column not in table.column_names:
+            raise LpstepsError(
+                f"{key}: {column}: no such column; {nearest(column, table.column_names)}"
+            )
+    texts: list[str] = table[spec.text].to_pylist()
+    numbers = [str(row) for row in range(len(texts))]
+    groups = numbers if spec.group is None else table[spec.group].to_pylist()
+    rows = partition_rows(groups, list(map(len, texts)), spec.partitions, spec.seed, spec.split)
+    texts, names = [texts[row] for row in rows], [numbers[row] for row in rows]
+    tokenizer = AutoTokenizer.from_pretrained(
+        arguments.model.parent, local_files_only=True, trust_remote_code=spec.trust_remote_code
+    )
+    windows: Windows
+    if spec.sampling == "consecutive":
+        joined = join_documents(texts, names, spec.separator)
+        stream = tokenize(tokenizer, joined.text, spec.add_bos)
+        step.note("tokens", len(stream.ids))
+        windows = consecutive_windows(stream, joined, spec.length, spec.count)
+    elif spec.count is None:
+        raise LpstepsError("count: null: random windows have no natural end; give a number")
+    else:
+        windows = random_windows(
+            lambda row: tokenize(tokenizer, texts[row], spec.add_bos).ids,
+            names,
+            spec.length,
+            spec.count,
+            spec.seed,
+        )
+    step.note("documents", len(rows))
+    step.note("windows", len(windows.token_ids))
+    metadata = {
+        "corpus": spec.corpus,
+        "length": str(spec.length),
+        "model": arguments.model.parent.name,
+        "split": spec.split,
+    }
+    write_parquet(step.write(arguments.windows), windows_table(windows, metadata))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

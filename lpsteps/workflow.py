@@ -1,0 +1,378 @@
+"""From a checked config to what each job reads: variants, paths, settings and target files.
+
+Pure functions that the rules call. A job's ``spec`` holds everything from the config that its step
+reads and nothing else, so that Snakemake reruns a step exactly when one of its settings changed.
+All of it is plain dicts, lists, strings and numbers in a stable order, because Snakemake compares
+the printed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lpsteps.config import (
+    ArchiveSource,
+    Config,
+    HubSource,
+    LocalSource,
+    dataset_origin,
+    unavailable,
+)
+from lpsteps.methods import method_module
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """A model with some layers removed and the cut repaired, or the dense model.
+
+    Attributes:
+        model: Entry of ``models``.
+        calibration: Entry of ``calibrations``; empty for the dense model, like the next two.
+        selection: Entry of ``selections``.
+        n: Number of removed layers; 0 for the dense model.
+        recovery: Entry of ``recoveries``.
+    """
+
+    model: str
+    calibration: str = ""
+    selection: str = ""
+    n: int = 0
+    recovery: str = ""
+
+    @property
+    def plan_folder(self) -> str:
+        """Folder of the plan, which variants with the same layers share."""
+        return (
+            f"results/{self.model}/calibration/{self.calibration}/selection/{self.selection}/n{self.n}"
+        )
+
+    @property
+    def folder(self) -> str:
+        """Folder of everything that belongs to this variant; it reads as the variant's lineage."""
+        return f"{self.plan_folder}/{self.recovery}" if self.n else f"results/{self.model}/{DENSE}"
+
+    @classmethod
+    def from_lineage(cls, model: str, lineage: str) -> Variant:
+        """Parse the part of :attr:`folder` that follows ``results/{model}/``."""
+        if lineage == DENSE:
+            return cls(model)
+        _, calibration, _, selection, count, recovery = lineage.split("/")
+        return cls(model, calibration, selection, int(count.removeprefix("n")), recovery)
+
+
+def models(config: Config) -> list[str]:
+    """Return the models that any table of the profile shows, sorted."""
+    return sorted({model for row in config.profile.tables.values() for model in row})
+
+
+def variants(config: Config) -> list[Variant]:
+    """Return all variants that the profile's tables need scores of, sorted.
+
+    Table rows whose selection or recovery the definitions lack are left out here; the table shows
+    them as missing, with the reason that the table's definition states.
+    """
+    found: set[Variant] = set()
+    for table, counts_by_model in config.profile.tables.items():
+        for model, counts in counts_by_model.items():
+            for query in config.tables[table].variants():
+                if query is None:
+                    found.add(Variant(model))
+                    continue
+                selection, recovery = query
+                if (
+                    selection in config.definitions.selections
+                    and recovery in config.definitions.recoveries
+                ):
+                    calibration = config.profile.calibration
+                    found.update(Variant(model, calibration, selection, n, recovery) for n in counts)
+    return sorted(found)
+
+
+def selection_counts(config: Config, model: str, selection: str) -> list[int]:
+    """Return the numbers of layers that some table removes from a model by a selection, sorted."""
+    counts: set[int] = set()
+    for table, counts_by_model in config.profile.tables.items():
+        used = {query[0] for query in config.tables[table].queries() if query is not None}
+        if selection in used:
+            counts.update(counts_by_model.get(model, ()))
+    return sorted(counts)
+
+
+def plan_folders(config: Config) -> list[Variant]:
+    """Return one variant without recovery for each plan that some table shows, sorted."""
+    calibration = config.profile.calibration
+    return sorted(
+        Variant(model, calibration, selection, n)
+        for model in models(config)
+        for selection in config.definitions.selections
+        for n in selection_counts(config, model, selection)
+    )
+
+
+def score_path(variant: Variant, benchmark: str) -> str:
+    """Return the path of a score."""
+    return f"{variant.folder}/scores/{benchmark}.json"
+
+
+def table_inputs(config: Config) -> dict[str, list[str]]:
+    """Return all scores, plans and patch manifests that the profile's tables are built from."""
+    needed = variants(config)
+    benchmarks = [name for suite in config.profile.suites.values() for name in suite.benchmarks]
+    return {
+        "scores": [score_path(variant, name) for variant in needed for name in sorted(benchmarks)],
+        "plans": [f"{plan.plan_folder}/plan.json" for plan in plan_folders(config)],
+        "patches": [f"{variant.folder}/patch.manifest.json" for variant in needed if variant.n],
+    }
+
+
+def published_files(config: Config) -> list[str]:
+    """Return the files with the paper's printed values for the profile's tables."""
+    return [f"reports/published/{table}.csv" for table in sorted(config.profile.tables)]
+
+
+def memory_mb(config: Config, model: str) -> int:
+    """Return a memory request for a job that runs a model: weights in float32 plus working space."""
+    return 2500 + config.definitions.models[model].parameters * 4 // 10**6
+
+
+def corpora_manifest(config: Config, corpus: str) -> str:
+    """Return the manifest of the dataset that a corpus is cut from."""
+    return f"resources/data/{config.definitions.corpora[corpus].dataset}/manifest.json"
+
+
+def archive_of_model(config: Config, model: str) -> str | None:
+    """Return the archive that holds a model, or None when it comes from elsewhere."""
+    source = config.definitions.models[model].source
+    return source.archive if isinstance(source, ArchiveSource) else None
+
+
+def data_splits(config: Config, dataset: str) -> Iterator[tuple[str, str]]:
+    """Yield (split, origin) for every split of a dataset that can be had in this profile."""
+    entry = config.definitions.datasets[dataset]
+    for split in sorted({*entry.splits, *entry.local}):
+        origin = dataset_origin(config, dataset, split)
+        if origin is not None:
+            yield split, origin
+
+
+def archive_of_dataset(config: Config, dataset: str) -> str | None:
+    """Return the archive that some split of a dataset is taken from, or None."""
+    origins = {origin for _, origin in data_splits(config, dataset)}
+    return config.definitions.datasets[dataset].archive if "archive" in origins else None
+
+
+def archive_spec(config: Config, archive: str) -> dict[str, Any]:
+    """Return the settings of ``fetch_archive``."""
+    return config.definitions.archives[archive].model_dump(mode="json", exclude={"licence"})
+
+
+def _shape(config: Config, model: str) -> dict[str, Any]:
+    entry = config.definitions.models[model]
+    return {
+        "n_layers": entry.n_layers,
+        "hidden_size": entry.hidden_size,
+        "parameters": entry.parameters,
+        "layer_parameters": entry.layer_parameters,
+    }
+
+
+def convert_model_spec(config: Config, model: str) -> dict[str, Any]:
+    """Return the settings of ``convert_model``."""
+    source = config.definitions.models[model].source
+    if not isinstance(source, ArchiveSource):
+        raise TypeError(f"{model} does not come from an archive")
+    return {"model": model, "format": source.format, "file": source.file, **_shape(config, model)}
+
+
+def fetch_model_spec(config: Config, model: str) -> dict[str, Any]:
+    """Return the settings of ``fetch_model``."""
+    source = config.definitions.models[model].source
+    spec: dict[str, Any] = {"model": model, **_shape(config, model)}
+    match source:
+        case HubSource():
+            return {**spec, "kind": "hub", "repo": source.repo, "revision": source.revision}
+        case LocalSource():
+            return {**spec, "kind": "local", "path": source.path}
+        case ArchiveSource():
+            raise TypeError(f"{model} comes from an archive")
+
+
+def fetch_data_spec(config: Config, dataset: str) -> dict[str, Any]:
+    """Return the settings of ``fetch_data``: for each split, where it is and in which format."""
+    entry = config.definitions.datasets[dataset]
+    splits: dict[str, dict[str, Any]] = {}
+    for split, origin in data_splits(config, dataset):
+        if origin == "local":
+            splits[split] = {"path": f"{config.profile.data_root}/{entry.local[split]}"}
+        elif origin == "archive":
+            splits[split] = entry.splits[split].model_dump(mode="json")
+        elif entry.hub is not None:
+            splits[split] = {**entry.hub.model_dump(mode="json"), "split": split}
+    return {"dataset": dataset, "columns": list(entry.columns), "splits": splits}
+
+
+def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) -> dict[str, Any]:
+    """Return the settings of ``tokenize_corpus``."""
+    entry = config.definitions.corpora[corpus]
+    return {
+        "model": model,
+        "corpus": corpus,
+        "split": split,
+        "dataset_split": entry.split,
+        "text": entry.text,
+        "group": entry.group,
+        "separator": entry.separator,
+        "partitions": entry.partitions,
+        "seed": entry.seed,
+        "sampling": entry.sampling,
+        "count": entry.count,
+        "length": entry.length or config.profile.window_length,
+        "add_bos": config.definitions.models[model].add_bos,
+    }
+
+
+def calibration_windows(config: Config, model: str, calibration: str) -> str:
+    """Return the windows that a calibration reads."""
+    entry = config.definitions.calibrations[calibration]
+    return f"results/{model}/windows/{entry.corpus}/{entry.split}.parquet"
+
+
+def calibrate_spec(config: Config, model: str, calibration: str) -> dict[str, Any]:
+    """Return the settings of ``calibrate``."""
+    entry = config.definitions.calibrations[calibration]
+    return {
+        "model": model,
+        "windows": entry.windows,
+        "exclude_first": entry.exclude_first,
+        "batch": 1,
+        "basis": "hadamard",
+    }
+
+
+def selection_needs(config: Config, selection: str) -> frozenset[str]:
+    """Return what a selection reads: a subset of ``statistics`` and ``model``."""
+    needs: frozenset[str] = method_module(
+        "selection", config.definitions.selections[selection].metric
+    ).NEEDS
+    return needs
+
+
+def selection_modules(config: Config, selection: str) -> list[str]:
+    """Return the method modules that ``rank_layers`` runs for a selection."""
+    return [f"lpsteps.selection.{config.definitions.selections[selection].metric}"]
+
+
+def rank_layers_spec(config: Config, model: str, selection: str) -> dict[str, Any]:
+    """Return the settings of ``rank_layers``."""
+    entry = config.definitions.selections[selection]
+    return {
+        "selection": selection,
+        "metric": entry.metric,
+        "params": entry.params,
+        "counts": selection_counts(config, model, selection),
+        "n_layers": config.definitions.models[model].n_layers,
+        "seed": config.profile.seed,
+        "modules": selection_modules(config, selection),
+    }
+
+
+def choose_layers_spec(config: Config, model: str, selection: str, n: int) -> dict[str, Any]:
+    """Return the settings of ``choose_layers``."""
+    return {
+        "model": model,
+        "selection": selection,
+        "n": n,
+        "n_layers": config.definitions.models[model].n_layers,
+    }
+
+
+def recovery_modules(config: Config, recovery: str) -> list[str]:
+    """Return the method modules that ``build_patch`` runs for a recovery."""
+    return [f"lpsteps.recovery.{config.definitions.recoveries[recovery].method}"]
+
+
+def build_patch_spec(config: Config, recovery: str) -> dict[str, Any]:
+    """Return the settings of ``build_patch``."""
+    entry = config.definitions.recoveries[recovery]
+    return {
+        "recovery": recovery,
+        "method": entry.method,
+        "params": entry.params,
+        "modules": recovery_modules(config, recovery),
+    }
+
+
+def recovery_needs(config: Config, recovery: str) -> frozenset[str]:
+    """Return what a recovery reads: a subset of ``statistics``."""
+    needs: frozenset[str] = method_module(
+        "recovery", config.definitions.recoveries[recovery].method
+    ).NEEDS
+    return needs
+
+
+def suite_inputs(config: Config, model: str, suite: str) -> dict[str, str]:
+    """Return ``{benchmark: file}``: windows for perplexity, data manifests for the harness."""
+    files: dict[str, str] = {}
+    for name in config.profile.suites[suite].benchmarks:
+        benchmark = config.benchmarks[name]
+        if benchmark.protocol == "perplexity":
+            files[name] = f"results/{model}/windows/{benchmark.corpus}/{benchmark.split}.parquet"
+        else:
+            files[name] = f"resources/data/{benchmark.dataset}/manifest.json"
+    return files
+
+
+def evaluate_spec(config: Config, model: str, lineage: str, suite: str) -> dict[str, Any]:
+    """Return the settings of ``evaluate_perplexity`` and ``evaluate_harness``."""
+    entry = config.profile.suites[suite]
+    return {
+        "model": model,
+        "variant": lineage,
+        "benchmarks": {
+            name: config.benchmarks[name].model_dump(mode="json") for name in entry.benchmarks
+        },
+        "limits": entry.benchmarks,
+        "batch_tokens": config.profile.batch_tokens,
+        "add_bos": config.definitions.models[model].add_bos,
+        "seed": config.profile.seed,
+    }
+
+
+def build_tables_spec(config: Config) -> dict[str, Any]:
+    """Return the settings of ``build_tables``."""
+    definitions, profile = config.definitions, config.profile
+    reasons = {name: unavailable(config, benchmark) for name, benchmark in config.benchmarks.items()}
+    return {
+        "profile": config.source,
+        "tables": {
+            table: {model: list(counts) for model, counts in row.items()}
+            for table, row in profile.tables.items()
+        },
+        "models": {
+            model: {"title": definitions.models[model].title, **_shape(config, model)}
+            for model in models(config)
+        },
+        "variants": {
+            variant.folder: {
+                "model": variant.model,
+                "n": variant.n,
+                "selection": variant.selection,
+                "recovery": variant.recovery,
+            }
+            for variant in variants(config)
+        },
+        "plans": {
+            plan.plan_folder: {"model": plan.model, "n": plan.n, "selection": plan.selection}
+            for plan in plan_folders(config)
+        },
+        "benchmarks": {
+            name: benchmark.model_dump(mode="json") for name, benchmark in config.benchmarks.items()
+        },
+        "unavailable": {name: reason for name, reason in reasons.items() if reason is not None},
+        "selections": {name: entry.title for name, entry in definitions.selections.items()},
+        "recoveries": {name: entry.title for name, entry in definitions.recoveries.items()},
+    }

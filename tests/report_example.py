@@ -1,0 +1,208 @@
+"""A made-up run for the tests of the report: two models, every kind of cell, invented scores."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+from lpsteps.artifacts import write_json
+from lpsteps.plan import Plan, write_plan
+from lpsteps.report.definitions import load_table
+
+ROOT = Path(__file__).parents[1]
+TABLES = ["table01", "table02", "table06", "table08"]
+
+SMALL, LARGE = "smollm2-135m", "llama-2-7b"
+MODELS = {
+    SMALL: {
+        "title": "SmolLM2-135M-Instruct",
+        "n_layers": 30,
+        "hidden_size": 576,
+        "parameters": 134_515_008,
+        "layer_parameters": 3_540_096,
+    },
+    LARGE: {
+        "title": "LLaMA-2-7B",
+        "n_layers": 32,
+        "hidden_size": 4096,
+        "parameters": 6_738_415_616,
+        "layer_parameters": 202_383_360,
+    },
+}
+LEVELS = {SMALL: [5, 3], LARGE: [7]}
+QA = {
+    "arc_challenge": (64, 1172),
+    "arc_easy": (64, 2376),
+    "boolq": (32, 3270),
+    "hellaswag": (40, 10042),
+    "piqa": (64, 1838),
+    "winogrande": (64, 1267),
+    "copa": (100, 100),
+}
+TEXT = {"wikipedia": (2, 40), "novels": (2, 31), "stories": (2, 22)}
+SELECTIONS = {"shortgpt": "ShortGPT", "llm-streamline": "LLM-Streamline (None)", "sleb": "SLEB"}
+RECOVERIES = {"none": "none", "channel-scale": "+ d", "linearpatch": "LinearPatch"}
+ORDERS = {
+    (SMALL, "shortgpt", 5): (14, 12, 13, 15, 16),
+    (SMALL, "llm-streamline", 5): (12, 13, 14, 15, 16),
+    (SMALL, "sleb", 5): (21, 9, 13, 20, 5),
+    (SMALL, "shortgpt", 3): (14, 12, 13),
+    (SMALL, "llm-streamline", 3): (20, 21, 22),
+    (SMALL, "sleb", 3): (21, 9, 13),
+    (LARGE, "shortgpt", 7): (27, 26, 25, 28, 24, 29, 23),
+    (LARGE, "llm-streamline", 7): (23, 24, 25, 26, 27, 28, 29),
+    (LARGE, "sleb", 7): (14, 23, 11, 24, 10, 27, 16),
+}
+
+
+def plan_folder(model: str, selection: str, n: int) -> str:
+    return f"results/{model}/calibration/wikipedia/selection/{selection}/n{n}"
+
+
+def variant_folder(model: str, selection: str = "", n: int = 0, recovery: str = "") -> str:
+    return f"{plan_folder(model, selection, n)}/{recovery}" if n else f"results/{model}/dense"
+
+
+def score(
+    model: str, folder: str, benchmark: str, value: float | None, **changes: Any
+) -> dict[str, Any]:
+    """Return a score file as the evaluation writes it."""
+    harness = benchmark in QA
+    n, total = (QA if harness else TEXT)[benchmark]
+    settings = (
+        {"shots": 0, "add_bos": True, "harness": "0.4.13", "task_version": 1, "dtype": "float32"}
+        if harness
+        else {"window_length": 1024, "add_bos": True, "dtype": "float32"}
+    )
+    return {
+        "schema": 1,
+        "model": model,
+        "variant": folder,
+        "benchmark": benchmark,
+        "protocol": "harness" if harness else "perplexity",
+        "metric": "acc" if harness else "perplexity",
+        "value": value,
+        "stderr": 6.25 if harness else 0.75,
+        "n": n,
+        "total": total,
+        "limited": n < total,
+        "settings": settings,
+        "samples": {"ids": [0, 1], "values": [1, 0]},
+        "unit": "percent" if harness else "perplexity",
+    } | changes
+
+
+def invented(model: str, folder: str, benchmark: str) -> float:
+    """Return a fixed, plausible value: worse with more layers removed, less so with a patch."""
+    seed = int.from_bytes(hashlib.sha256(f"{folder}/{benchmark}".encode()).digest()[:4], "big")
+    noise = random.Random(seed).uniform(-3, 3)
+    damage = sum(f"/n{n}/" in folder for n in (5, 7)) + ("/n" in folder)
+    damage *= 1 - 0.4 * ("linearpatch" in folder) - 0.2 * ("channel-scale" in folder)
+    if benchmark in QA:
+        return 52.0 + noise - 6 * damage
+    return 24.0 + noise * (damage > 0) + 11 * damage
+
+
+def spec(levels: dict[str, list[int]] | None = None) -> dict[str, Any]:
+    """Return the settings of ``build_tables`` for the example."""
+    levels = levels or LEVELS
+    variants: dict[str, Any] = {}
+    for model, counts in levels.items():
+        variants[variant_folder(model)] = {"model": model, "n": 0, "selection": "", "recovery": ""}
+        for n in counts:
+            for selection in SELECTIONS:
+                for recovery in RECOVERIES:
+                    variants[variant_folder(model, selection, n, recovery)] = {
+                        "model": model,
+                        "n": n,
+                        "selection": selection,
+                        "recovery": recovery,
+                    }
+    return {
+        "profile": "config/config.yaml",
+        "tables": {
+            table: {
+                model: counts[:1] if table in ("table02", "table06") else list(counts)
+                for model, counts in levels.items()
+            }
+            for table in TABLES
+        },
+        "models": {model: MODELS[model] for model in levels},
+        "variants": variants,
+        "plans": {
+            plan_folder(model, selection, n): {"model": model, "n": n, "selection": selection}
+            for model, counts in levels.items()
+            for n in counts
+            for selection in SELECTIONS
+        },
+        "benchmarks": {name: {"title": name} for name in [*QA, *TEXT]},
+        "unavailable": {
+            "wsc273": "WSC273 is not in the embedded data; set data_root to a folder",
+            "race": "RACE is not in the embedded data; set data_root to a folder",
+            "wikitext2": "WikiText-2 is not in the embedded data; set data_root to a folder",
+            "c4": "C4 is not in the embedded data; set data_root to a folder",
+            "ptb": "PTB is not in the embedded data; set data_root to a folder",
+        },
+        "selections": SELECTIONS,
+        "recoveries": RECOVERIES,
+    }
+
+
+def write_run(folder: Path, levels: dict[str, list[int]] | None = None) -> dict[str, list[str]]:
+    """Write plans, patch manifests and scores under ``folder``; return their relative paths."""
+    levels = levels or LEVELS
+    paths: dict[str, list[str]] = {"scores": [], "plans": [], "patches": []}
+
+    def place(kind: str, path: str) -> Path:
+        paths[kind].append(path)
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    for (model, selection, n), order in ORDERS.items():
+        if n in levels.get(model, []):
+            plan = Plan.removing(MODELS[model]["n_layers"], order)
+            path = f"{plan_folder(model, selection, n)}/plan.json"
+            write_plan(place("plans", path), plan, model=model, selection=selection)
+    for variant, facts in spec(levels)["variants"].items():
+        width = MODELS[facts["model"]]["hidden_size"]
+        if facts["n"]:
+            added = {"none": 0, "channel-scale": width, "linearpatch": width**2}[facts["recovery"]]
+            write_json(place("patches", f"{variant}/patch.manifest.json"), {"parameters": added})
+        for benchmark in [*QA, *TEXT]:
+            value = invented(facts["model"], variant, benchmark)
+            content = score(facts["model"], variant, benchmark, value)
+            write_json(place("scores", f"{variant}/scores/{benchmark}.json"), content)
+    return paths
+
+
+def build_arguments(paths: dict[str, list[str]]) -> list[str]:
+    """Return the command line of ``build_tables`` without the settings."""
+    return [
+        *("--scores", *paths["scores"]),
+        *("--plans", *paths["plans"]),
+        *("--patches", *paths["patches"]),
+        *("--definitions", *(f"reports/tables/{table}.yaml" for table in TABLES)),
+        *("--published", *(f"reports/published/{table}.csv" for table in TABLES)),
+        *("--tables-json", "out/tables.json"),
+        *("--csv", *(f"out/tables/{table}.csv" for table in TABLES)),
+    ]
+
+
+def copy_reports(folder: Path) -> None:
+    """Put the shipped definitions, printed values and templates under ``folder``."""
+    for path in [*ROOT.glob("reports/*/*.yaml"), *ROOT.glob("reports/published/*.csv")]:
+        if path.suffix == ".yaml" and path.stem not in TABLES:
+            continue
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+
+
+def shown_benchmarks() -> set[str]:
+    """Return every benchmark that some table of the example shows."""
+    return {
+        name for table in TABLES for name in load_table(table, ROOT / "reports/tables").benchmarks()
+    }

@@ -1,0 +1,137 @@
+"""A digest changes with behaviour and with nothing else; a closure follows imports and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from lpsteps import fingerprint
+from lpsteps.errors import LpstepsError
+
+SOURCE = '''
+"""Docstring."""
+
+import os  # a comment
+
+
+class Scale:
+    """Another docstring."""
+
+    factor = 2
+
+
+def double(x):
+    """Multiply."""
+    return x * Scale.factor
+'''
+
+UNCHANGED = {
+    "comment": SOURCE.replace("# a comment", "# quite another comment"),
+    "module docstring": SOURCE.replace('"""Docstring."""', '"""Rewritten."""'),
+    "docstring removed": SOURCE.replace('    """Multiply."""\n', ""),
+    "class docstring": SOURCE.replace('"""Another docstring."""', '"""Third."""'),
+    "formatting": SOURCE.replace("x * Scale.factor", "(x   *   Scale.factor)"),
+    "blank lines": SOURCE.replace("\n\n\n", "\n\n\n\n\n"),
+}
+CHANGED = {
+    "operator": SOURCE.replace("x * ", "x + "),
+    "constant": SOURCE.replace("factor = 2", "factor = 3"),
+    "name": SOURCE.replace("double", "twice"),
+    "import": SOURCE.replace("import os", "import sys"),
+    "string that is no docstring": SOURCE.replace("return x", 'x = "text"\n    return x'),
+}
+
+
+@pytest.mark.parametrize("edit", UNCHANGED)
+def test_digest_ignores(edit):
+    assert UNCHANGED[edit] != SOURCE
+    assert fingerprint.source_digest(UNCHANGED[edit]) == fingerprint.source_digest(SOURCE)
+
+
+@pytest.mark.parametrize("edit", CHANGED)
+def test_digest_notices(edit):
+    assert fingerprint.source_digest(CHANGED[edit]) != fingerprint.source_digest(SOURCE)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A package `lpsteps` of its own, whose modules are given as text."""
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+
+    def write(**modules: str) -> None:
+        for name, source in modules.items():
+            path = tmp_path / "lpsteps" / (name.replace("__dot__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
+
+    write(__init__="")
+    return write
+
+
+def test_closure_follows_every_form_of_import(package):
+    package(
+        step="import lpsteps.a\nfrom lpsteps import b\nfrom . import c\nfrom .d import name\n",
+        a="def late():\n    from lpsteps import e\n",
+        b="",
+        c="",
+        d="name = 1\n",
+        e="",
+        unrelated="",
+    )
+    expected = ["lpsteps", *(f"lpsteps.{name}" for name in ("a", "b", "c", "d", "e", "step"))]
+    assert list(fingerprint.closure(["lpsteps.step"])) == expected
+
+
+def test_closure_includes_packages_and_skips_type_checking_imports(package):
+    package(
+        step="from typing import TYPE_CHECKING\nimport lpsteps.sub.inner\n"
+        "if TYPE_CHECKING:\n    import lpsteps.types_only\nelse:\n    import lpsteps.runtime\n",
+        sub__dot____init__="",
+        sub__dot__inner="from ..other import thing\n",
+        other="thing = 1\n",
+        types_only="",
+        runtime="",
+    )
+    found = fingerprint.closure(["lpsteps.step"])
+    assert "lpsteps.sub" in found and "lpsteps.other" in found and "lpsteps.runtime" in found
+    assert "lpsteps.types_only" not in found
+
+
+def test_import_cycles_end(package):
+    package(a="import lpsteps.b\n", b="import lpsteps.a\n")
+    assert list(fingerprint.closure(["lpsteps.a"])) == ["lpsteps", "lpsteps.a", "lpsteps.b"]
+
+
+def test_edit_in_a_helper_changes_only_its_entry(package):
+    package(step="import lpsteps.helper\n", helper="x = 1\n")
+    before = fingerprint.closure(["lpsteps.step"])
+    package(helper="x = 22\n")
+    after = fingerprint.closure(["lpsteps.step"])
+    assert {name for name in before if before[name] != after[name]} == {"lpsteps.helper"}
+
+
+def test_unknown_and_broken_modules_are_told_in_one_line(package):
+    with pytest.raises(LpstepsError, match=r"module 'lpsteps\.absent'"):
+        fingerprint.closure(["lpsteps.absent"])
+    package(broken="def (:\n")
+    with pytest.raises(LpstepsError, match=r"broken\.py:1: does not parse"):
+        fingerprint.closure(["lpsteps.broken"])
+
+
+def test_environment_digest_follows_pins_only(tmp_path: Path):
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("# pins\nb==2\na==1\n")
+    first = fingerprint.environment_digest(lock)
+    lock.write_text("a==1  # why\n\nb==2\n")
+    assert fingerprint.environment_digest(lock) == first
+    lock.write_text("a==1\nb==3\n")
+    assert fingerprint.environment_digest(lock) != first
+    with pytest.raises(LpstepsError, match="missing"):
+        fingerprint.environment_digest(tmp_path / "none")
+
+
+def test_command_line_lists_a_closure(capsys):
+    assert fingerprint.main(["lpsteps.errors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["lpsteps", "lpsteps.errors"]
+    assert fingerprint.main(["lpsteps.none"]) == 1
+    assert "error:" in capsys.readouterr().err

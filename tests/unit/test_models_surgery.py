@@ -1,0 +1,236 @@
+"""Cutting and patching models, against a manual chain of the dense model's layers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lpsteps.errors import LpstepsError
+from lpsteps.hadamard import basis_matrix
+from lpsteps.models.layers import decoder_of
+from lpsteps.models.patch import Patch
+from lpsteps.models.surgery import apply_plan
+from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.plan import Plan
+
+N_LAYERS = 6
+HIDDEN_SIZE = 48
+TOKENS = torch.tensor(np.random.default_rng(3).integers(2, 128, (2, 11)))
+
+PLANS = {
+    "middle": (2, 3),
+    "start": (0, 1),
+    "end": (4, 5),
+    "several": (0, 2, 3, 5),
+    "one survivor": (0, 1, 2, 4, 5),
+}
+
+
+def plan_of(*layers: int) -> Plan:
+    return Plan.removing(N_LAYERS, layers)
+
+
+def random_patches(plan: Plan, seed: int = 0) -> PatchSet:
+    """Return patches of a different kind for each gap: scale, matrix, and chains of both."""
+    generator = np.random.default_rng(seed)
+    gaps = []
+    for number, (start, end) in enumerate(plan.gaps):
+        scale = Operation("scale", generator.uniform(0.5, 2.0, HIDDEN_SIZE))
+        matrix = Operation("matrix", generator.standard_normal((HIDDEN_SIZE, HIDDEN_SIZE)) / 5)
+        operations = [(matrix, scale), (scale,), (matrix,), (scale, matrix, scale)][number % 4]
+        gaps.append(GapPatch(start, end, operations))
+    return PatchSet(tuple(gaps))
+
+
+def manual_logits(model: Any, plan: Plan, patches: PatchSet | None) -> torch.Tensor:
+    """Run the dense model layer by layer, skipping the plan's layers, in the plainest way."""
+    decoder = decoder_of(model)
+    calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def keep(module: Any, positional: Any, named: dict[str, Any]) -> None:
+        calls.append((positional, dict(named)))
+
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in decoder.layers]
+    decoder.backbone(input_ids=TOKENS, use_cache=False)
+    for handle in handles:
+        handle.remove()
+
+    def bridge(hidden: torch.Tensor, entrance: int) -> torch.Tensor:
+        for gap in patches.gaps if patches else ():
+            if gap.end == entrance:
+                for operation in gap.operations:
+                    weight = torch.tensor(operation.weight, dtype=torch.float32)
+                    hidden = hidden * weight if operation.kind == "scale" else hidden @ weight
+        return hidden
+
+    hidden = calls[0][0][0] if calls[0][0] else calls[0][1]["hidden_states"]
+    for index, layer in enumerate(decoder.layers):
+        if index not in plan.layers:
+            positional, named = calls[index]
+            named.pop("hidden_states", None)
+            output = layer(bridge(hidden, index), *positional[1:], **named)
+            hidden = output[0] if isinstance(output, tuple) else output
+    return decoder.logits(decoder.norm(bridge(hidden, len(decoder.layers))))
+
+
+def greedy(model: Any, use_cache: bool) -> list[list[int]]:
+    # The sliding windows of the test models are shorter than what is generated.
+    sequences = model.generate(
+        TOKENS,
+        attention_mask=torch.ones_like(TOKENS),
+        max_new_tokens=10,
+        do_sample=False,
+        use_cache=use_cache,
+    )
+    return sequences.tolist()
+
+
+@pytest.mark.parametrize("layers", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("patched", [False, True], ids=["bare", "patched"])
+@torch.no_grad()
+def test_pruned_llama_equals_the_manual_chain(
+    tiny_llama: Any, layers: tuple[int, ...], patched: bool
+) -> None:
+    plan = plan_of(*layers)
+    patches = random_patches(plan) if patched else None
+    dense = tiny_llama(TOKENS).logits
+    expected = manual_logits(tiny_llama, plan, patches)
+    apply_plan(tiny_llama, plan, patches)
+    pruned = tiny_llama(TOKENS).logits
+    torch.testing.assert_close(pruned, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(pruned, dense, atol=1e-2)
+
+
+@torch.no_grad()
+def test_every_family_equals_the_manual_chain(tiny_model: Any, family: str) -> None:
+    model = tiny_model(family)
+    plan = plan_of(0, 2, 3, 5)
+    patches = random_patches(plan)
+    expected = manual_logits(model, plan, patches)
+    apply_plan(model, plan, patches)
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [(0,), (1, 2), (2, 5), (0, 1, 4)], ids=str)
+@torch.no_grad()
+def test_generation_with_cache_equals_generation_without(
+    tiny_model: Any, family: str, layers: tuple[int, ...]
+) -> None:
+    model = tiny_model(family)
+    plan = plan_of(*layers)
+    dense = greedy(model, use_cache=False)
+    apply_plan(model, plan, random_patches(plan))
+    with_cache = greedy(model, use_cache=True)
+    assert with_cache == greedy(model, use_cache=False)
+    assert with_cache != dense
+
+
+@torch.no_grad()
+def test_config_and_numbers_follow_the_survivors(tiny_model: Any, family: str) -> None:
+    model = tiny_model(family)
+    layer_types = list(getattr(model.config, "layer_types", None) or [])
+    survivors = list(decoder_of(model).layers)
+    apply_plan(model, plan_of(1, 2, 4))
+    layers = decoder_of(model).layers
+    assert [id(layer) for layer in layers] == [id(survivors[index]) for index in (0, 3, 5)]
+    for number, layer in enumerate(layers):
+        indices = {m.layer_idx for m in layer.modules() if hasattr(m, "layer_idx")}
+        assert indices == {number}
+    assert model.config.num_hidden_layers == 3
+    if layer_types:
+        assert model.config.layer_types == [layer_types[index] for index in (0, 3, 5)]
+
+
+@torch.no_grad()
+def test_pruned_model_can_be_saved_and_loaded(tiny_model: Any, family: str, tmp_path: Any) -> None:
+    from lpsteps.models.loading import load_model
+
+    model = tiny_model(family)
+    apply_plan(model, plan_of(1, 2))
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, torch.float32, device=torch.device("cpu"))
+    torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_plan_without_gaps_changes_nothing(tiny_model: Any, family: str) -> None:
+    model = tiny_model(family)
+    before = model(TOKENS).logits
+    keys = list(model.state_dict())
+    config = model.config.to_dict()
+    apply_plan(model, Plan.dense(N_LAYERS), PatchSet())
+    assert torch.equal(model(TOKENS).logits, before)
+    assert list(model.state_dict()) == keys
+    assert model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("layers", PLANS.values(), ids=PLANS)
+@torch.no_grad()
+def test_unit_scales_are_the_identity(tiny_llama: Any, layers: tuple[int, ...]) -> None:
+    plan = plan_of(*layers)
+    basis = basis_matrix(HIDDEN_SIZE).matrix
+    unit = Operation("matrix", basis @ np.diag(np.ones(HIDDEN_SIZE)) @ basis.T)
+    bare = copy.deepcopy(tiny_llama)
+    apply_plan(bare, plan)
+    patches = PatchSet(tuple(GapPatch(start, end, (unit,)) for start, end in plan.gaps))
+    apply_plan(tiny_llama, plan, patches)
+    expected = bare(TOKENS).logits
+    torch.testing.assert_close(tiny_llama(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+    hidden = torch.randn(7, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0))
+    for gap in patches.gaps:
+        assert (Patch(gap)(hidden) - hidden).abs().max() < 1e-6
+
+
+def test_gap_without_operations_is_left_bare(tiny_llama: Any) -> None:
+    bare = copy.deepcopy(tiny_llama)
+    apply_plan(bare, plan_of(2, 3))
+    apply_plan(tiny_llama, plan_of(2, 3), PatchSet((GapPatch(2, 4, ()),)))
+    assert torch.equal(tiny_llama(TOKENS).logits, bare(TOKENS).logits)
+
+
+def test_deep_copy_has_its_own_patch(tiny_llama: Any) -> None:
+    plan = plan_of(2, 3)
+    apply_plan(tiny_llama, plan, random_patches(plan))
+    before = tiny_llama(TOKENS).logits
+    duplicate = copy.deepcopy(tiny_llama)
+    patch = decoder_of(duplicate).layers[2].get_submodule("input_patch")
+    with torch.no_grad():
+        for weight in patch.parameters():
+            weight.mul_(2.0)
+    assert torch.equal(tiny_llama(TOKENS).logits, before)
+    assert not torch.allclose(duplicate(TOKENS).logits, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_patch_computes_in_float32_and_returns_the_input_dtype(dtype: torch.dtype) -> None:
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((HIDDEN_SIZE, HIDDEN_SIZE))
+    scale = generator.uniform(0.5, 2.0, HIDDEN_SIZE)
+    patch = Patch(GapPatch(0, 1, (Operation("matrix", weight), Operation("scale", scale))))
+    hidden = torch.randn(3, 4, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = torch.tensor(hidden.double().numpy() @ weight * scale).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        patched = patch(hidden)
+    assert patched.dtype == dtype
+    # In bfloat16 throughout the error would be in the order of 1e-1.
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 2**-7, torch.float16: 2**-9}[dtype]
+    torch.testing.assert_close(patched, expected, rtol=tolerance, atol=1e-4)
+    if dtype == torch.float32:
+        assert (patched - expected).abs().max() < 1e-4
+
+
+def test_mistakes_are_named_and_leave_the_model_alone(tiny_llama: Any) -> None:
+    before = tiny_llama(TOKENS).logits
+    with pytest.raises(LpstepsError, match="n_layers: 7: the model has 6"):
+        apply_plan(tiny_llama, Plan.removing(7, (1,)))
+    elsewhere = random_patches(plan_of(1))
+    with pytest.raises(LpstepsError, match=r"patch: \[1, 2\): not a gap of the plan"):
+        apply_plan(tiny_llama, plan_of(2, 3), elsewhere)
+    narrow = PatchSet((GapPatch(2, 4, (Operation("scale", np.ones(8)),)),))
+    with pytest.raises(LpstepsError, match="width 8: but the model's hidden size is 48"):
+        apply_plan(tiny_llama, plan_of(2, 3), narrow)
+    assert torch.equal(tiny_llama(TOKENS).logits, before)

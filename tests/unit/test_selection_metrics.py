@@ -1,0 +1,213 @@
+"""Metrics that read statistics or nothing, against slow loops over the same definitions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lpsteps.errors import LpstepsError
+from lpsteps.methods import method_names, selection_method
+from lpsteps.selection import block_influence, contiguous_cosine, last_layers, random_layers
+from lpsteps.selection.base import SelectionContext
+from lpsteps.selection.ranking import choose
+from lpsteps.statistics import Statistics
+
+
+def _statistics(cosines: np.ndarray[Any, Any]) -> Statistics:
+    """Statistics with given cosines ``[samples, boundaries, boundaries]``."""
+    samples, boundaries, _ = cosines.shape
+    return Statistics(
+        basis_name="sylvester-4",
+        model="tiny",
+        tokens=np.full(samples, 8, dtype=np.int32),
+        means={"identity": np.ones((samples, boundaries, 4))},
+        pairs=cosines,
+    )
+
+
+@st.composite
+def random_statistics(draw: st.DrawFn) -> Statistics:
+    boundaries = draw(st.integers(3, 9))
+    samples = draw(st.integers(1, 4))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    # Coarse values, exact in binary, so that ties between candidates are common and exact.
+    cosines = generator.integers(-4, 5, size=(samples, boundaries, boundaries)) / 4
+    return _statistics(np.triu(cosines) + np.triu(cosines, 1).swapaxes(1, 2))
+
+
+@given(random_statistics(), st.integers(0, 2), st.integers(0, 2), st.data())
+def test_block_influence(
+    statistics: Statistics, first: int, last: int, data: st.DataObject
+) -> None:
+    n_layers = statistics.n_layers
+    allowed = range(first, n_layers - last)
+    scores = {}
+    for layer in range(n_layers):
+        total = 0.0
+        for sample in range(statistics.n_samples):
+            total += statistics.pairs[sample, layer, layer + 1]
+        scores[layer] = 1 - total / statistics.n_samples
+    ranking = block_influence.rank(
+        SelectionContext(n_layers, (1,), statistics=statistics),
+        block_influence.Params(exempt_first=first, exempt_last=last),
+    )
+    assert ranking.kind == block_influence.KIND
+    assert [row.layers for row in ranking.candidates] == [(layer,) for layer in range(n_layers)]
+    np.testing.assert_allclose(
+        [row.score for row in ranking.candidates], list(scores.values()), atol=1e-15
+    )
+    assert [row.eligible for row in ranking.candidates] == [
+        layer in allowed for layer in range(n_layers)
+    ]
+    if allowed:
+        n = data.draw(st.integers(1, len(allowed)))
+        rounded = sorted(allowed, key=lambda layer: (round(scores[layer], 9), layer))
+        assert choose(ranking, n) == tuple(rounded[:n])
+
+
+@given(random_statistics(), st.integers(0, 2), st.integers(0, 2), st.data())
+def test_contiguous_cosine(
+    statistics: Statistics, first: int, last: int, data: st.DataObject
+) -> None:
+    n_layers = statistics.n_layers
+    n = data.draw(st.integers(1, n_layers - 1))
+    best_start, best = None, -1.0
+    scores = []
+    for start in range(n_layers - n + 1):
+        total = 0.0
+        for sample in range(statistics.n_samples):
+            total += (1 + statistics.pairs[sample, start, start + n]) / 2
+        scores.append(total / statistics.n_samples)
+        inside = start >= first and start + n <= n_layers - last
+        if inside and scores[-1] > best + 1e-12:
+            best_start, best = start, scores[-1]
+    ranking = contiguous_cosine.rank(
+        SelectionContext(n_layers, tuple(range(1, n_layers)), statistics=statistics),
+        contiguous_cosine.Params(exempt_first=first, exempt_last=last),
+    )
+    assert ranking.kind == contiguous_cosine.KIND
+    rows = [row for row in ranking.candidates if row.n == n]
+    assert [row.layers for row in rows] == [
+        tuple(range(start, start + n)) for start in range(n_layers - n + 1)
+    ]
+    np.testing.assert_allclose([row.score for row in rows], scores, atol=1e-15)
+    if best_start is None:
+        with pytest.raises(LpstepsError):
+            choose(ranking, n)
+    else:
+        assert choose(ranking, n) == tuple(range(best_start, best_start + n))
+
+
+def test_ties_go_to_the_lowest_layer_and_to_the_first_window() -> None:
+    statistics = _statistics(np.full((2, 7, 7), 0.5))
+    context = SelectionContext(6, (2,), statistics=statistics)
+    assert choose(block_influence.rank(context, block_influence.Params()), 2) == (0, 1)
+    assert choose(contiguous_cosine.rank(context, contiguous_cosine.Params()), 2) == (0, 1)
+    exempt = contiguous_cosine.Params(exempt_first=1)
+    assert choose(contiguous_cosine.rank(context, exempt), 2) == (1, 2)
+
+
+def test_the_last_window_may_end_at_the_final_norm() -> None:
+    cosines = np.zeros((1, 6, 6))
+    cosines[0, 3, 5] = 1.0
+    context = SelectionContext(5, (2,), statistics=_statistics(cosines))
+    assert choose(contiguous_cosine.rank(context, contiguous_cosine.Params()), 2) == (3, 4)
+
+
+@pytest.mark.parametrize(("keep_final", "order"), [(False, (5, 4, 3)), (True, (4, 3, 2))])
+def test_last_layers(keep_final: bool, order: tuple[int, ...]) -> None:
+    ranking = last_layers.rank(SelectionContext(6, (3,)), last_layers.Params(keep_final=keep_final))
+    assert choose(ranking, 3) == order
+
+
+@given(st.integers(4, 20), st.integers(0, 1000), st.integers(0, 3))
+def test_random_layers_spare_both_ends_and_nest(n_layers: int, seed: int, draw: int) -> None:
+    params = random_layers.Params(draw=draw)
+    ranking = random_layers.rank(SelectionContext(n_layers, (1, 2), seed), params)
+    order = choose(ranking, n_layers - 2)
+    assert sorted(order) == list(range(1, n_layers - 1))
+    for n in range(1, n_layers - 2):
+        assert choose(ranking, n) == order[:n]
+    with pytest.raises(LpstepsError):
+        choose(ranking, n_layers - 1)
+    shifted = SelectionContext(n_layers, (5,), seed + draw)
+    assert random_layers.rank(shifted, random_layers.Params()) == ranking
+
+
+@given(st.integers(4, 20), st.integers(0, 1000), st.data())
+def test_random_windows_spare_both_ends(n_layers: int, seed: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, n_layers - 2))
+    params = random_layers.Params(contiguous=True)
+    ranking = random_layers.rank(SelectionContext(n_layers, (n,), seed), params)
+    order = choose(ranking, n)
+    assert order == tuple(range(order[0], order[0] + n))
+    assert 1 <= order[0] <= n_layers - 1 - n
+    # Asking for other numbers of layers, too, does not change the draw.
+    both = SelectionContext(n_layers, tuple(range(1, n_layers)), seed)
+    assert choose(random_layers.rank(both, params), n) == order
+
+
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_random_draws_are_uniform(contiguous: bool) -> None:
+    draws = 3000
+    counts = Counter(
+        choose(
+            random_layers.rank(
+                SelectionContext(8, (2,)), random_layers.Params(contiguous=contiguous, draw=draw)
+            ),
+            2,
+        )[0]
+        for draw in range(draws)
+    )
+    allowed = range(1, 6) if contiguous else range(1, 7)
+    assert sorted(counts) == list(allowed)
+    expected = draws / len(allowed)
+    # Five standard deviations of a binomial count.
+    assert max(abs(count - expected) for count in counts.values()) < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("name", method_names("selection"))
+def test_every_metric_states_its_contract(name: str) -> None:
+    module = selection_method(name)
+    assert module.TITLE
+    assert module.PAPER.startswith("https://") or module.PAPER == ""
+    assert module.KIND in ("single", "window", "sequence")
+    assert module.NEEDS <= {"statistics", "model"}
+    assert all(field.description for field in module.Params.model_fields.values())
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        module.Params(windows=1, length=2, no_such_parameter=1)
+
+
+@pytest.mark.parametrize("metric", [block_influence, contiguous_cosine])
+def test_missing_or_foreign_statistics_are_refused(metric: Any) -> None:
+    with pytest.raises(LpstepsError, match="--stats: required"):
+        metric.rank(SelectionContext(6, (1,)), metric.Params())
+    foreign = SelectionContext(9, (1,), statistics=_statistics(np.zeros((1, 7, 7))))
+    with pytest.raises(LpstepsError, match="--stats: 6 layers: the model has 9"):
+        metric.rank(foreign, metric.Params())
+
+
+def test_checking_a_configuration_imports_nothing_heavy() -> None:
+    """The workflow imports method modules for every job, so their import must stay cheap."""
+    modules = [
+        "lpsteps.plan",
+        *(f"lpsteps.selection.{name}" for name in method_names("selection")),
+        *(f"lpsteps.recovery.{name}" for name in method_names("recovery")),
+    ]
+    program = (
+        f"import sys, {', '.join(modules)}\n"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'pandas', 'pyarrow', 'datasets'}\n"
+        "print(*sorted(heavy & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []

@@ -1,0 +1,205 @@
+"""A complete small project in a folder: this checkout's code, a tiny random Llama, real formats.
+
+Everything that the default profile does happens here too, through the same rules and programs, on
+a model of a few thousand weights and on made-up text, in about a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+CHECKOUT = Path(__file__).parents[2]
+COPIED = ["Snakefile", "requirements.lock", "workflow", "lpsteps", "config", "reports"]
+GENERATED = shutil.ignore_patterns(
+    "__pycache__", "tables.html", "tables.json", "*.csv.record.json", "*.record.json"
+)
+WORDS = (
+    "the a river stone old light house tree walks sings finds blue small over under near and then "
+    "because water bird road city night day hand word ship horse long bright quiet"
+).split()
+PROFILE = "config/tiny.yaml"
+LAYERS = 6
+
+
+def sentences(generator: np.random.Generator, count: int) -> list[str]:
+    """Random sentences of random words."""
+    lengths = generator.integers(5, 15, size=count)
+    return [" ".join(generator.choice(WORDS, size=length)).capitalize() + "." for length in lengths]
+
+
+def write_model(folder: Path) -> None:
+    """Save a random Llama with six layers and a byte-level tokenizer trained on a little text."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 4, vocab_size=320, show_progress=False)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, eos_token="!", pad_token="!"
+    )
+    wrapped.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(wrapped),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder)
+
+
+def write_data(folder: Path) -> None:
+    """Write benchmark files with the hub's columns and three small corpora."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for corpus in ("wikipedia", "novels", "stories"):
+        pq.write_table(
+            pa.table({"text": sentences(generator, 240)}), folder / f"{corpus}.parquet"
+        )
+    for name in ("arc_easy", "arc_challenge"):
+        questions = sentences(generator, 12)
+        choices = [
+            {"text": sentences(generator, 4), "label": ["A", "B", "C", "D"]} for _ in questions
+        ]
+        answers = list(generator.choice(["A", "B", "C", "D"], size=12))
+        columns = {"id": [f"q{i}" for i in range(12)], "question": questions, "choices": choices}
+        pq.write_table(pa.table({**columns, "answerKey": answers}), folder / f"{name}_test.parquet")
+    pq.write_table(
+        pa.table(
+            {
+                "premise": sentences(generator, 12),
+                "choice1": sentences(generator, 12),
+                "choice2": sentences(generator, 12),
+                "question": ["cause", "effect"] * 6,
+                "idx": pa.array(range(12), pa.int32()),
+                "label": [0, 1] * 6,
+            }
+        ),
+        folder / "copa_validation.parquet",
+    )
+
+
+def definitions(model: Path) -> dict[str, object]:
+    """Definitions of models and data: the counterpart of config/models.yaml and config/data.yaml."""
+    embedding, attention = 48 * 320, 48 * 48 * 2 + 48 * 24 * 2
+    layer = attention + 3 * 48 * 96 + 2 * 48
+    text = {"columns": ["text"]}
+    questions = {"columns": ["id", "question", "choices", "answerKey"]}
+    copa = ["premise", "choice1", "choice2", "question", "idx", "label"]
+    corpora = ("wikipedia", "novels", "stories")
+    return {
+        "models": {
+            "tiny": {
+                "title": "Tiny Llama",
+                "n_layers": LAYERS,
+                "hidden_size": 48,
+                "parameters": embedding + LAYERS * layer + 48,
+                "layer_parameters": layer,
+                "source": {"path": str(model)},
+            }
+        },
+        "datasets": {
+            **{
+                f"text-{name}": {"title": name, **text, "local": {"test": f"{name}.parquet"}}
+                for name in corpora
+            },
+            **{
+                name: {"title": name, **questions, "local": {"test": f"{name}_test.parquet"}}
+                for name in ("arc_easy", "arc_challenge")
+            },
+            "copa": {
+                "title": "COPA",
+                "columns": copa,
+                "local": {"validation": "copa_validation.parquet"},
+            },
+        },
+        "corpora": {
+            name: {
+                "dataset": f"text-{name}",
+                "split": "test",
+                "text": "text",
+                "partitions": {"calibration": 0.5, "test": 0.5},
+            }
+            for name in corpora
+        },
+        "calibrations": {"wikipedia": {"corpus": "wikipedia", "windows": 3}},
+    }
+
+
+def profile(data: Path) -> dict[str, object]:
+    """The profile: two tables, two pruning levels, a few samples."""
+    return {
+        "definitions": ["config/tiny_definitions.yaml", "config/methods.yaml"],
+        "tables": {"table02": {"tiny": [2]}, "table08": {"tiny": [2, 1]}},
+        "suites": {
+            "perplexity": {
+                "protocol": "perplexity",
+                "benchmarks": {"wikipedia": 2, "novels": 2},
+            },
+            "qa": {"protocol": "harness", "benchmarks": {"arc_easy": 6, "copa": None}},
+        },
+        "calibration": "wikipedia",
+        "window_length": 32,
+        "batch_tokens": 256,
+        "dtype": "float32",
+        "data_root": str(data),
+    }
+
+
+def methods() -> dict[str, object]:
+    """The project's own methods, with SLEB on windows that the small corpus has."""
+    content = yaml.safe_load((CHECKOUT / "config/methods.yaml").read_text())
+    content["selections"]["sleb"]["params"] = {"windows": 1, "length": 16}
+    return content
+
+
+def write_yaml(path: Path, content: object) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def make_project(folder: Path) -> Path:
+    """Copy the checkout's sources into ``folder / "project"`` and add the tiny profile."""
+    project = folder / "project"
+    project.mkdir(parents=True)
+    for name in COPIED:
+        source = CHECKOUT / name
+        if source.is_dir():
+            shutil.copytree(source, project / name, ignore=GENERATED)
+        else:
+            shutil.copy2(source, project / name)
+    write_model(folder / "model")
+    write_data(folder / "data")
+    write_yaml(project / "config/tiny_definitions.yaml", definitions(folder / "model"))
+    write_yaml(project / "config/methods.yaml", methods())
+    write_yaml(project / PROFILE, profile(folder / "data"))
+    return project
+
+
+def snakemake(project: Path, *arguments: str, profile: str = PROFILE) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a project and return the finished process, both outputs in ``stdout``."""
+    command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", *arguments]
+    environment = {**os.environ, "LPSTEPS_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    return subprocess.run(
+        [*command, "--configfile", profile],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )

@@ -1,0 +1,55 @@
+"""One pass over calibration text: the statistics that every metric and repair reads."""
+
+
+rule choose_dtype:
+    input:
+        model="resources/models/{model}/manifest.json",
+    output:
+        compute="results/{model}/compute.json",
+        record=record("results/{model}/compute.json"),
+    log:
+        "logs/choose_dtype/{model}.log",
+    benchmark:
+        "results/runtime/choose_dtype/{model}.tsv"
+    params:
+        spec={"dtype": CONFIG.profile.dtype},
+        code=code("lpsteps.steps.choose_dtype"),
+        env=ENVIRONMENT,
+    resources:
+        compute=1,
+    message:
+        "Measuring which number type is faster here for {wildcards.model}"
+    shell:
+        "python -m lpsteps.steps.choose_dtype --model {input.model}"
+        " --compute {output.compute} --spec {params.spec:q} --log {log}"
+
+
+rule calibrate:
+    input:
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        windows=lambda wildcards: jobs.calibration_windows(
+            CONFIG, wildcards.model, wildcards.calibration
+        ),
+    output:
+        stats="results/{model}/calibration/{calibration}/stats.parquet",
+        record=record("results/{model}/calibration/{calibration}/stats.parquet"),
+    log:
+        "logs/calibrate/{model}.{calibration}.log",
+    benchmark:
+        "results/runtime/calibrate/{model}.{calibration}.tsv"
+    params:
+        spec=lambda wildcards: jobs.calibrate_spec(
+            CONFIG, wildcards.model, wildcards.calibration
+        ),
+        code=code("lpsteps.steps.calibrate"),
+        env=ENVIRONMENT,
+    resources:
+        compute=1,
+        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+    message:
+        "Calibrating {wildcards.model} on {wildcards.calibration}"
+    shell:
+        "python -m lpsteps.steps.calibrate --model {input.model} --compute {input.compute}"
+        " --windows {input.windows} --stats {output.stats}"
+        " --spec {params.spec:q} --log {log}"

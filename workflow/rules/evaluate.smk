@@ -1,0 +1,72 @@
+"""Score variants: one job per variant and suite, one JSON per benchmark."""
+
+
+def variant_inputs(wildcards):
+    """The plan and the patch; nothing for the dense model."""
+    variant = jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
+    if not variant.n:
+        return {}
+    manifest = f"{variant.folder}/patch.manifest.json"
+    return {
+        "plan": f"{variant.plan_folder}/plan.json",
+        "patch": manifest,
+    }
+
+
+def suite_options(option, files):
+    """Command-line options `--option benchmark=path` for each benchmark of a suite."""
+    return " ".join(f"--{option} {name}={path}" for name, path in files.items())
+
+
+# Snakemake fixes the number of outputs of a rule, and suites differ in theirs: a rule for each.
+for suite, entry in CONFIG.profile.suites.items():
+
+    rule:
+        name:
+            f"evaluate_{suite}"
+        input:
+            unpack(variant_inputs),
+            model="resources/models/{model}/manifest.json",
+            compute="results/{model}/compute.json",
+            data=lambda wildcards, suite=suite: list(
+                jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
+            ),
+        output:
+            scores=[
+                f"results/{{model}}/{{lineage}}/scores/{name}.json" for name in entry.benchmarks
+            ],
+            records=[
+                record(f"results/{{model}}/{{lineage}}/scores/{name}.json")
+                for name in entry.benchmarks
+            ],
+        log:
+            f"logs/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.log",
+        benchmark:
+            f"results/runtime/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.tsv"
+        params:
+            spec=lambda wildcards, suite=suite: jobs.evaluate_spec(
+                CONFIG, wildcards.model, wildcards.lineage, suite
+            ),
+            code=code(f"lpsteps.steps.evaluate_{entry.protocol}"),
+            env=ENVIRONMENT,
+            step=f"lpsteps.steps.evaluate_{entry.protocol}",
+            variant=lambda wildcards: options(variant_inputs(wildcards)),
+            data=lambda wildcards, suite=suite: suite_options(
+                "data", jobs.suite_inputs(CONFIG, wildcards.model, suite)
+            ),
+            scores=lambda wildcards, names=tuple(entry.benchmarks): suite_options(
+                "score",
+                {
+                    name: f"results/{wildcards.model}/{wildcards.lineage}/scores/{name}.json"
+                    for name in names
+                },
+            ),
+        resources:
+            compute=1,
+            mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+        message:
+            f"Scoring {suite} of {{wildcards.model}}/{{wildcards.lineage}}"
+        shell:
+            "python -m {params.step} --model {input.model} --compute {input.compute}"
+            " {params.variant} {params.data} {params.scores}"
+            " --spec {params.spec:q} --log {log}"

@@ -1,0 +1,56 @@
+"""Tables and the page."""
+
+TABLES = sorted(CONFIG.profile.tables)
+
+
+rule build_tables:
+    input:
+        **jobs.table_inputs(CONFIG),
+        definitions=[f"reports/tables/{table}.yaml" for table in TABLES],
+        published=jobs.published_files(CONFIG),
+    output:
+        json="reports/tables.json",
+        csv=[f"reports/tables/{table}.csv" for table in TABLES],
+        records=[
+            record(path)
+            for path in ["reports/tables.json"]
+            + [f"reports/tables/{table}.csv" for table in TABLES]
+        ],
+    log:
+        "logs/build_tables/tables.log",
+    benchmark:
+        "results/runtime/build_tables/tables.tsv"
+    params:
+        spec=jobs.build_tables_spec(CONFIG),
+        code=code("lpsteps.steps.build_tables"),
+        env=ENVIRONMENT,
+    message:
+        "Building the tables"
+    shell:
+        "python -m lpsteps.steps.build_tables --scores {input.scores} --plans {input.plans}"
+        " --patches {input.patches} --definitions {input.definitions}"
+        " --published {input.published} --tables-json {output.json} --csv {output.csv}"
+        " --spec {params.spec:q} --log {log}"
+
+
+rule render_report:
+    input:
+        tables="reports/tables.json",
+        templates=sorted(str(path) for path in Path("reports/templates").glob("*")),
+    output:
+        page="reports/tables.html",
+        record=record("reports/tables.html"),
+    log:
+        "logs/render_report/tables.log",
+    benchmark:
+        "results/runtime/render_report/tables.tsv"
+    params:
+        spec={},
+        code=code("lpsteps.steps.render_report"),
+        env=ENVIRONMENT,
+    message:
+        "Rendering reports/tables.html"
+    shell:
+        "python -m lpsteps.steps.render_report --tables {input.tables}"
+        " --templates {input.templates} --page {output.page}"
+        " --spec {params.spec:q} --log {log}"

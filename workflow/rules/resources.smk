@@ -1,0 +1,127 @@
+"""Pinned downloads: models as safetensors, datasets as Parquet."""
+
+
+rule fetch_archive:
+    output:
+        manifest="resources/archives/{archive}/manifest.json",
+        record=record("resources/archives/{archive}/manifest.json"),
+    log:
+        "logs/fetch_archive/{archive}.log",
+    benchmark:
+        "results/runtime/fetch_archive/{archive}.tsv"
+    params:
+        spec=lambda wildcards: jobs.archive_spec(CONFIG, wildcards.archive),
+        code=code("lpsteps.steps.fetch_archive"),
+        env=ENVIRONMENT,
+    message:
+        "Downloading archive {wildcards.archive}"
+    shell:
+        "python -m lpsteps.steps.fetch_archive --manifest {output.manifest}"
+        " --spec {params.spec:q} --log {log}"
+
+
+rule convert_model:
+    input:
+        archive=lambda wildcards: (
+            f"resources/archives/{jobs.archive_of_model(CONFIG, wildcards.model)}/manifest.json"
+        ),
+    output:
+        manifest="resources/models/{model}/manifest.json",
+        record=record("resources/models/{model}/manifest.json"),
+    log:
+        "logs/convert_model/{model}.log",
+    benchmark:
+        "results/runtime/convert_model/{model}.tsv"
+    wildcard_constraints:
+        model=alternatives(
+            name
+            for name in CONFIG.definitions.models
+            if jobs.archive_of_model(CONFIG, name)
+        ),
+    params:
+        spec=lambda wildcards: jobs.convert_model_spec(CONFIG, wildcards.model),
+        code=code("lpsteps.steps.convert_model"),
+        env=ENVIRONMENT,
+    resources:
+        compute=1,
+        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
+    message:
+        "Converting {wildcards.model} to safetensors"
+    shell:
+        "python -m lpsteps.steps.convert_model --archive {input.archive}"
+        " --manifest {output.manifest} --spec {params.spec:q} --log {log}"
+
+
+rule fetch_model:
+    output:
+        manifest="resources/models/{model}/manifest.json",
+        record=record("resources/models/{model}/manifest.json"),
+    log:
+        "logs/fetch_model/{model}.log",
+    benchmark:
+        "results/runtime/fetch_model/{model}.tsv"
+    wildcard_constraints:
+        model=alternatives(
+            name
+            for name in CONFIG.definitions.models
+            if not jobs.archive_of_model(CONFIG, name)
+        ),
+    params:
+        spec=lambda wildcards: jobs.fetch_model_spec(CONFIG, wildcards.model),
+        code=code("lpsteps.steps.fetch_model"),
+        env=ENVIRONMENT,
+    message:
+        "Fetching model {wildcards.model}"
+    shell:
+        "python -m lpsteps.steps.fetch_model --manifest {output.manifest}"
+        " --spec {params.spec:q} --log {log}"
+
+
+def archive_of_dataset(wildcards):
+    archive = jobs.archive_of_dataset(CONFIG, wildcards.dataset)
+    return [f"resources/archives/{archive}/manifest.json"] if archive else []
+
+
+rule fetch_data:
+    input:
+        archive=archive_of_dataset,
+    output:
+        manifest="resources/data/{dataset}/manifest.json",
+        record=record("resources/data/{dataset}/manifest.json"),
+    log:
+        "logs/fetch_data/{dataset}.log",
+    benchmark:
+        "results/runtime/fetch_data/{dataset}.tsv"
+    params:
+        spec=lambda wildcards: jobs.fetch_data_spec(CONFIG, wildcards.dataset),
+        code=code("lpsteps.steps.fetch_data"),
+        env=ENVIRONMENT,
+    message:
+        "Preparing dataset {wildcards.dataset}"
+    shell:
+        "python -m lpsteps.steps.fetch_data --archive {input.archive}"
+        " --manifest {output.manifest} --spec {params.spec:q} --log {log}"
+
+
+rule tokenize_corpus:
+    input:
+        model="resources/models/{model}/manifest.json",
+        data=lambda wildcards: jobs.corpora_manifest(CONFIG, wildcards.corpus),
+    output:
+        windows="results/{model}/windows/{corpus}/{split}.parquet",
+        record=record("results/{model}/windows/{corpus}/{split}.parquet"),
+    log:
+        "logs/tokenize_corpus/{model}.{corpus}.{split}.log",
+    benchmark:
+        "results/runtime/tokenize_corpus/{model}.{corpus}.{split}.tsv"
+    params:
+        spec=lambda wildcards: jobs.tokenize_corpus_spec(
+            CONFIG, wildcards.model, wildcards.corpus, wildcards.split
+        ),
+        code=code("lpsteps.steps.tokenize_corpus"),
+        env=ENVIRONMENT,
+    message:
+        "Tokenising {wildcards.corpus} ({wildcards.split}) for {wildcards.model}"
+    shell:
+        "python -m lpsteps.steps.tokenize_corpus --model {input.model} --data {input.data}"
+        " --windows {output.windows} --spec {params.spec:q} --log {log}"

@@ -1,0 +1,82 @@
+"""Which layers go: a score table for every candidate, then the plan for each number of layers."""
+
+
+def selection_inputs(wildcards):
+    """Statistics, or the model itself, or nothing: what the selection's metric needs."""
+    needs = jobs.selection_needs(CONFIG, wildcards.selection)
+    files = {}
+    if "statistics" in needs:
+        files["stats"] = (
+            f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
+        )
+    if "model" in needs:
+        files["model"] = f"resources/models/{wildcards.model}/manifest.json"
+        files["compute"] = f"results/{wildcards.model}/compute.json"
+        files["windows"] = jobs.calibration_windows(
+            CONFIG, wildcards.model, wildcards.calibration
+        )
+    return files
+
+
+def options(input):
+    """Command-line options `--name path` for the named inputs that a job has."""
+    return " ".join(f"--{name} {path}" for name, path in sorted(input.items()))
+
+
+rule rank_layers:
+    input:
+        unpack(selection_inputs),
+    output:
+        ranking="results/{model}/calibration/{calibration}/selection/{selection}/ranking.parquet",
+        record=record(
+            "results/{model}/calibration/{calibration}/selection/{selection}/ranking.parquet"
+        ),
+    log:
+        "logs/rank_layers/{model}.{calibration}.{selection}.log",
+    benchmark:
+        "results/runtime/rank_layers/{model}.{calibration}.{selection}.tsv"
+    params:
+        spec=lambda wildcards: jobs.rank_layers_spec(
+            CONFIG, wildcards.model, wildcards.selection
+        ),
+        code=lambda wildcards: code(
+            "lpsteps.steps.rank_layers",
+            *jobs.selection_modules(CONFIG, wildcards.selection),
+        ),
+        env=ENVIRONMENT,
+        inputs=lambda wildcards: options(selection_inputs(wildcards)),
+    resources:
+        compute=lambda wildcards: int(
+            "model" in jobs.selection_needs(CONFIG, wildcards.selection)
+        ),
+        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+    message:
+        "Ranking layers of {wildcards.model} by {wildcards.selection}"
+    shell:
+        "python -m lpsteps.steps.rank_layers {params.inputs} --ranking {output.ranking}"
+        " --spec {params.spec:q} --log {log}"
+
+
+rule choose_layers:
+    input:
+        ranking="results/{model}/calibration/{calibration}/selection/{selection}/ranking.parquet",
+    output:
+        plan="results/{model}/calibration/{calibration}/selection/{selection}/n{n}/plan.json",
+        record=record(
+            "results/{model}/calibration/{calibration}/selection/{selection}/n{n}/plan.json"
+        ),
+    log:
+        "logs/choose_layers/{model}.{calibration}.{selection}.n{n}.log",
+    benchmark:
+        "results/runtime/choose_layers/{model}.{calibration}.{selection}.n{n}.tsv"
+    params:
+        spec=lambda wildcards: jobs.choose_layers_spec(
+            CONFIG, wildcards.model, wildcards.selection, int(wildcards.n)
+        ),
+        code=code("lpsteps.steps.choose_layers"),
+        env=ENVIRONMENT,
+    message:
+        "Choosing {wildcards.n} layers of {wildcards.model} by {wildcards.selection}"
+    shell:
+        "python -m lpsteps.steps.choose_layers --ranking {input.ranking} --plan {output.plan}"
+        " --spec {params.spec:q} --log {log}"
