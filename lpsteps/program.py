@@ -26,7 +26,7 @@ _PARTIAL_PREFIX = ".partial-"
 
 
 def parse_spec(text: str) -> dict[str, Any]:
-    """Read a step's settings from the command line: JSON, or the Python literal that Snakemake prints.
+    """Read a step's settings from the command line: JSON, or a Python literal as Snakemake prints.
 
     Raises:
         LpstepsError: It is neither, or not a dict.
@@ -55,6 +55,14 @@ class StepRun:
     def __init__(
         self, module: str, spec: dict[str, Any], logger: logging.Logger, command: Sequence[str] = ()
     ) -> None:
+        """Start the clock; see the class for the arguments.
+
+        Args:
+            module: Full name of the step's module.
+            spec: The step's settings.
+            logger: Where messages go.
+            command: Command-line arguments, for the record.
+        """
         self.module = module
         self._command = [Path(sys.executable).name, "-m", module, *command]
         self.spec = spec
@@ -119,41 +127,48 @@ class StepRun:
 
     def _record(self, outputs: dict[Path, Path]) -> dict[str, Any]:
         lock = provenance.LOCK_FILE
-        return provenance.seal({
-            "schema": provenance.SCHEMA,
-            "rule": self.rule,
-            "module": self.module,
-            "spec": self.spec,
-            "code": fingerprint.closure([self.module, *self.spec.get("modules", [])]),
-            "environment": fingerprint.environment_digest(lock) if lock.is_file() else None,
-            "git": provenance.git_state(fingerprint.ROOT),
-            "inputs": [
-                {"path": str(path), "sha256": digest, "bytes": status.st_size}
-                for path, (digest, status) in sorted(self._inputs.items())
-            ],
-            "outputs": [
-                {
-                    "path": str(final),
-                    "sha256": sha256_file(temporary),
-                    "bytes": temporary.stat().st_size,
-                }
-                for final, temporary in sorted(outputs.items())
-            ],
-            "notes": self._notes,
-            "libraries": provenance.imported_libraries(),
-            "python": sys.version.split()[0],
-            "machine": provenance.machine(),
-            "started": self._started.isoformat(timespec="seconds"),
-            "duration_seconds": round(time.perf_counter() - self._clock, 3),
-            "peak_memory_bytes": provenance.peak_memory_bytes(),
-            "command": self._command,
-        })
+        return provenance.seal(
+            {
+                "schema": provenance.SCHEMA,
+                "rule": self.rule,
+                "module": self.module,
+                "spec": self.spec,
+                "code": fingerprint.closure([self.module, *self.spec.get("modules", [])]),
+                "environment": fingerprint.environment_digest(lock) if lock.is_file() else None,
+                "git": provenance.git_state(fingerprint.ROOT),
+                "inputs": [
+                    {"path": str(path), "sha256": digest, "bytes": status.st_size}
+                    for path, (digest, status) in sorted(self._inputs.items())
+                ],
+                "outputs": [
+                    {
+                        "path": str(final),
+                        "sha256": sha256_file(temporary),
+                        "bytes": temporary.stat().st_size,
+                    }
+                    for final, temporary in sorted(outputs.items())
+                ],
+                "notes": self._notes,
+                "libraries": provenance.imported_libraries(),
+                "python": sys.version.split()[0],
+                "machine": provenance.machine(),
+                "started": self._started.isoformat(timespec="seconds"),
+                "duration_seconds": round(time.perf_counter() - self._clock, 3),
+                "peak_memory_bytes": provenance.peak_memory_bytes(),
+                "command": self._command,
+            }
+        )
 
     def _check_inputs_unchanged(self) -> None:
         for path, (_, before) in self._inputs.items():
             after = path.stat() if path.exists() else None
-            if after is None or (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
-                raise LpstepsError(f"{path}: changed while {self.rule} was reading it; run the command again")
+            if after is None or (after.st_mtime_ns, after.st_size) != (
+                before.st_mtime_ns,
+                before.st_size,
+            ):
+                raise LpstepsError(
+                    f"{path}: changed while {self.rule} was reading it; run the command again"
+                )
 
     def commit(self) -> None:
         """Write the records, then give every output its final name.
@@ -182,7 +197,10 @@ class StepRun:
         # A manifest speaks for the files beside it, so it gets its name after them.
         for final in sorted(outputs, key=lambda path: path.name == "manifest.json"):
             final.parent.mkdir(parents=True, exist_ok=True)
+            outputs[final].chmod(_readable_mode())
             outputs[final].replace(final)
+        for folder in self._folders:
+            _remove_strays(folder, set(outputs))
         for folder in {final.parent for final in outputs}:
             flush_to_disk(folder)
         self.discard()
@@ -193,6 +211,21 @@ class StepRun:
             temporary.unlink(missing_ok=True)
         for temporary in self._folders.values():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _readable_mode() -> int:
+    """The mode that new files get here; some writers restrict theirs to the owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _remove_strays(folder: Path, outputs: set[Path]) -> None:
+    """Remove files of an earlier run that the new one did not write."""
+    kept = {*outputs, *map(provenance.record_path, outputs)}
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in kept:
+            path.unlink()
 
 
 def _open_log(module: str, path: Path | None) -> logging.Logger:

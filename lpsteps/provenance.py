@@ -1,4 +1,4 @@
-"""Provenance records: what made a file, from what, with which code, settings, libraries and machine.
+"""Provenance records: what made a file, from what, with which code, settings and machine.
 
 Every output ``X`` of a step has a record ``X.record.json`` beside it, written before ``X`` itself
 gets its final name, so a file without a record is never the product of a finished step. Records
@@ -50,7 +50,9 @@ def read_record(output: Path) -> dict[str, Any]:
     path = record_path(output)
     record = read_json(path)
     if record.get("schema") != SCHEMA:
-        raise LpstepsError(f"{path}: schema {record.get('schema')!r}, expected {SCHEMA}; delete it to rebuild")
+        raise LpstepsError(
+            f"{path}: schema {record.get('schema')!r}, expected {SCHEMA}; delete it to rebuild"
+        )
     if seal(record)[SEAL] != record.get(SEAL):
         raise LpstepsError(f"{path}: was edited after the step wrote it")
     return record
@@ -59,7 +61,15 @@ def read_record(output: Path) -> dict[str, Any]:
 @functools.cache
 def git_state(folder: Path) -> dict[str, Any]:
     """Return commit and dirty flag of the checkout, or an empty dict outside of one."""
-    command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = [
+        "git",
+        "-C",
+        str(folder),
+        "status",
+        "--porcelain=v2",
+        "--branch",
+        "--untracked-files=no",
+    ]
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -102,7 +112,9 @@ def machine() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "processor": _processor_name(),
         "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -149,6 +161,7 @@ class Lineage:
     """
 
     def __init__(self) -> None:
+        """Start with nothing verified."""
         self.artifacts: dict[Path, Artifact] = {}
         self._problems: dict[Path, str | None] = {}
 

@@ -8,7 +8,7 @@ the printed form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from lpsteps.config import (
     dataset_origin,
     unavailable,
 )
+from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
 from lpsteps.methods import method_module
 
 DENSE = "dense"
@@ -46,9 +47,8 @@ class Variant:
     @property
     def plan_folder(self) -> str:
         """Folder of the plan, which variants with the same layers share."""
-        return (
-            f"results/{self.model}/calibration/{self.calibration}/selection/{self.selection}/n{self.n}"
-        )
+        calibration = f"results/{self.model}/calibration/{self.calibration}"
+        return f"{calibration}/selection/{self.selection}/n{self.n}"
 
     @property
     def folder(self) -> str:
@@ -69,27 +69,39 @@ def models(config: Config) -> list[str]:
     return sorted({model for row in config.profile.tables.values() for model in row})
 
 
-def variants(config: Config) -> list[Variant]:
-    """Return all variants that the profile's tables need scores of, sorted.
+def variants(config: Config) -> dict[Variant, list[str]]:
+    """Return all variants that the profile's tables show, with the benchmarks shown of each.
 
     Table rows whose selection or recovery the definitions lack are left out here; the table shows
-    them as missing, with the reason that the table's definition states.
+    them as missing, with the reason that the table's definition states. So are columns of
+    benchmarks that no suite of the profile scores.
+
+    Returns:
+        Sorted by variant; the benchmarks are sorted, too.
     """
-    found: set[Variant] = set()
+    scored = {name for suite in config.profile.suites.values() for name in suite.benchmarks}
+    found: dict[Variant, set[str]] = {}
     for table, counts_by_model in config.profile.tables.items():
+        shown = scored.intersection(config.tables[table].benchmarks())
         for model, counts in counts_by_model.items():
             for query in config.tables[table].variants():
-                if query is None:
-                    found.add(Variant(model))
-                    continue
-                selection, recovery = query
-                if (
-                    selection in config.definitions.selections
-                    and recovery in config.definitions.recoveries
-                ):
-                    calibration = config.profile.calibration
-                    found.update(Variant(model, calibration, selection, n, recovery) for n in counts)
-    return sorted(found)
+                for variant in _variants_of(config, model, query, counts):
+                    found.setdefault(variant, set()).update(shown)
+    return {variant: sorted(found[variant]) for variant in sorted(found)}
+
+
+def _variants_of(
+    config: Config, model: str, query: tuple[str, str] | None, counts: Sequence[int]
+) -> Iterator[Variant]:
+    """Yield the variants of one table row: the dense model, or one for each pruning level."""
+    if query is None:
+        yield Variant(model)
+        return
+    selection, recovery = query
+    defined = config.definitions
+    if selection in defined.selections and recovery in defined.recoveries:
+        for n in counts:
+            yield Variant(model, config.profile.calibration, selection, n, recovery)
 
 
 def selection_counts(config: Config, model: str, selection: str) -> list[int]:
@@ -121,9 +133,8 @@ def score_path(variant: Variant, benchmark: str) -> str:
 def table_inputs(config: Config) -> dict[str, list[str]]:
     """Return all scores, plans and patch manifests that the profile's tables are built from."""
     needed = variants(config)
-    benchmarks = [name for suite in config.profile.suites.values() for name in suite.benchmarks]
     return {
-        "scores": [score_path(variant, name) for variant in needed for name in sorted(benchmarks)],
+        "scores": [score_path(variant, name) for variant in needed for name in needed[variant]],
         "plans": [f"{plan.plan_folder}/plan.json" for plan in plan_folders(config)],
         "patches": [f"{variant.folder}/patch.manifest.json" for variant in needed if variant.n],
     }
@@ -135,7 +146,7 @@ def published_files(config: Config) -> list[str]:
 
 
 def memory_mb(config: Config, model: str) -> int:
-    """Return a memory request for a job that runs a model: weights in float32 plus working space."""
+    """Return the memory for a job that runs a model: float32 weights plus working space."""
     return 2500 + config.definitions.models[model].parameters * 4 // 10**6
 
 
@@ -165,6 +176,16 @@ def archive_of_dataset(config: Config, dataset: str) -> str | None:
     return config.definitions.datasets[dataset].archive if "archive" in origins else None
 
 
+def local_files(config: Config, dataset: str) -> list[str]:
+    """Return the files below ``data_root`` that a dataset is taken from."""
+    entry = config.definitions.datasets[dataset]
+    return [
+        f"{config.profile.data_root}/{entry.local[split]}"
+        for split, origin in data_splits(config, dataset)
+        if origin == "local"
+    ]
+
+
 def archive_spec(config: Config, archive: str) -> dict[str, Any]:
     """Return the settings of ``fetch_archive``."""
     return config.definitions.archives[archive].model_dump(mode="json", exclude={"licence"})
@@ -185,20 +206,24 @@ def convert_model_spec(config: Config, model: str) -> dict[str, Any]:
     source = config.definitions.models[model].source
     if not isinstance(source, ArchiveSource):
         raise TypeError(f"{model} does not come from an archive")
-    return {"model": model, "format": source.format, "file": source.file, **_shape(config, model)}
+    return {"format": source.format, "file": source.file, "expected": _shape(config, model)}
 
 
 def fetch_model_spec(config: Config, model: str) -> dict[str, Any]:
     """Return the settings of ``fetch_model``."""
-    source = config.definitions.models[model].source
-    spec: dict[str, Any] = {"model": model, **_shape(config, model)}
-    match source:
-        case HubSource():
-            return {**spec, "kind": "hub", "repo": source.repo, "revision": source.revision}
-        case LocalSource():
-            return {**spec, "kind": "local", "path": source.path}
+    entry = config.definitions.models[model]
+    match entry.source:
+        case HubSource(repo=repo, revision=revision):
+            source = {"kind": "hub", "repo": repo, "revision": revision}
+        case LocalSource(path=path):
+            source = {"kind": "local", "path": path}
         case ArchiveSource():
             raise TypeError(f"{model} comes from an archive")
+    return {
+        "source": source,
+        "expected": _shape(config, model),
+        "trust_remote_code": entry.trust_remote_code,
+    }
 
 
 def fetch_data_spec(config: Config, dataset: str) -> dict[str, Any]:
@@ -219,7 +244,6 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
     """Return the settings of ``tokenize_corpus``."""
     entry = config.definitions.corpora[corpus]
     return {
-        "model": model,
         "corpus": corpus,
         "split": split,
         "dataset_split": entry.split,
@@ -232,6 +256,7 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
         "count": entry.count,
         "length": entry.length or config.profile.window_length,
         "add_bos": config.definitions.models[model].add_bos,
+        "trust_remote_code": config.definitions.models[model].trust_remote_code,
     }
 
 
@@ -241,11 +266,10 @@ def calibration_windows(config: Config, model: str, calibration: str) -> str:
     return f"results/{model}/windows/{entry.corpus}/{entry.split}.parquet"
 
 
-def calibrate_spec(config: Config, model: str, calibration: str) -> dict[str, Any]:
+def calibrate_spec(config: Config, calibration: str) -> dict[str, Any]:
     """Return the settings of ``calibrate``."""
     entry = config.definitions.calibrations[calibration]
     return {
-        "model": model,
         "windows": entry.windows,
         "exclude_first": entry.exclude_first,
         "batch": 1,
@@ -267,14 +291,21 @@ def selection_modules(config: Config, selection: str) -> list[str]:
 
 
 def rank_layers_spec(config: Config, model: str, selection: str) -> dict[str, Any]:
-    """Return the settings of ``rank_layers``."""
+    """Return the settings of ``rank_layers``.
+
+    A ranking from statistics is cheap, so it covers every number of layers and another pruning
+    level leaves it alone; one that runs the model goes as far as some table asks for.
+    """
     entry = config.definitions.selections[selection]
+    n_layers = config.definitions.models[model].n_layers
+    runs_model = "model" in selection_needs(config, selection)
+    counts = selection_counts(config, model, selection) if runs_model else range(1, n_layers)
     return {
         "selection": selection,
         "metric": entry.metric,
         "params": entry.params,
-        "counts": selection_counts(config, model, selection),
-        "n_layers": config.definitions.models[model].n_layers,
+        "counts": list(counts),
+        "n_layers": n_layers,
         "seed": config.profile.seed,
         "modules": selection_modules(config, selection),
     }
@@ -318,34 +349,35 @@ def suite_inputs(config: Config, model: str, suite: str) -> dict[str, str]:
     """Return ``{benchmark: file}``: windows for perplexity, data manifests for the harness."""
     files: dict[str, str] = {}
     for name in config.profile.suites[suite].benchmarks:
-        benchmark = config.benchmarks[name]
-        if benchmark.protocol == "perplexity":
-            files[name] = f"results/{model}/windows/{benchmark.corpus}/{benchmark.split}.parquet"
-        else:
-            files[name] = f"resources/data/{benchmark.dataset}/manifest.json"
+        match config.benchmarks[name]:
+            case PerplexityBenchmark(corpus=corpus, split=split):
+                files[name] = f"results/{model}/windows/{corpus}/{split}.parquet"
+            case HarnessBenchmark(dataset=dataset):
+                files[name] = f"resources/data/{dataset}/manifest.json"
     return files
 
 
 def evaluate_spec(config: Config, model: str, lineage: str, suite: str) -> dict[str, Any]:
     """Return the settings of ``evaluate_perplexity`` and ``evaluate_harness``."""
     entry = config.profile.suites[suite]
-    return {
+    spec = {
         "model": model,
         "variant": lineage,
-        "benchmarks": {
-            name: config.benchmarks[name].model_dump(mode="json") for name in entry.benchmarks
-        },
-        "limits": entry.benchmarks,
+        "benchmarks": {name: config.benchmarks[name].scoring() for name in entry.benchmarks},
         "batch_tokens": config.profile.batch_tokens,
-        "add_bos": config.definitions.models[model].add_bos,
         "seed": config.profile.seed,
     }
+    if entry.protocol == "perplexity":
+        return {**spec, "windows": entry.benchmarks}
+    return {**spec, "limits": entry.benchmarks, "add_bos": config.definitions.models[model].add_bos}
 
 
 def build_tables_spec(config: Config) -> dict[str, Any]:
     """Return the settings of ``build_tables``."""
     definitions, profile = config.definitions, config.profile
-    reasons = {name: unavailable(config, benchmark) for name, benchmark in config.benchmarks.items()}
+    reasons = {
+        name: unavailable(config, benchmark) for name, benchmark in config.benchmarks.items()
+    }
     return {
         "profile": config.source,
         "tables": {

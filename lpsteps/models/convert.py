@@ -9,6 +9,8 @@ wherever digits follow spaces.
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +72,6 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
 
     try:
         fields = GGUFReader(gguf).fields
@@ -85,8 +84,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     }
     source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+        # The progress bar of the GGUF reader cannot be turned off.
+        with redirect_stderr(StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
     except (ValueError, NotImplementedError) as error:
         raise LpstepsError(f"{gguf}: transformers cannot convert it ({error})") from error
     if metadata.get("tokenizer.ggml.model") == "gpt2":

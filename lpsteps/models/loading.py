@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from lpsteps.artifacts import read_json
 from lpsteps.errors import LpstepsError, nearest
@@ -130,6 +131,8 @@ def load_model(
     """
     if not (folder / "config.json").is_file():
         raise LpstepsError(f"{folder}: no config.json: not a model folder")
+    # Steps show their own progress, and only on a terminal.
+    transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,

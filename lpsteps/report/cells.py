@@ -532,7 +532,8 @@ class _TableBuilder:
         names = [name for name in column.of if name in scored]
         absent = [name for name in column.of if name not in scored]
         if not names or (absent and not column.partial):
-            return [], f"needs {', '.join(absent)}: {self._why_not_scored(absent[0])}"
+            titles = [c.title for c in self.definition.columns if c.id in absent]
+            return [], f"needs {', '.join(titles)}: {self._why_not_scored(absent[0])}"
         return names, None
 
     def _same_layers(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:

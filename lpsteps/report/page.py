@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class CellView:
         kind: ``measured``, ``published`` or ``missing``.
         mark: ``best``, ``second`` or empty.
         stderr: Standard error as text, empty if unknown.
-        sample: Mark of a number that is not over everything (``n=64``, ``7 of 9``), else empty.
+        sample: Marks of a number that is not over everything, such as ``7 of 9`` and ``n=64``.
         printed: The paper's value beside a measured or missing one, else empty.
         hint: Shown on hover.
         spoken: What a screen reader says.
@@ -48,7 +49,7 @@ class CellView:
     kind: str
     mark: str
     stderr: str
-    sample: str
+    sample: tuple[str, ...]
     printed: str
     hint: str
     spoken: str
@@ -95,6 +96,7 @@ class GroupView:
     subtitle: str
     heads: tuple[tuple[str, int], ...]
     columns: tuple[ColumnView, ...]
+    is_layers: bool
     bodies: tuple[BodyView, ...]
     absences: tuple[tuple[str, str], ...]
     width: int
@@ -127,7 +129,9 @@ def render_page(
     """
     if payload.get("schema") != SCHEMA:
         found = payload.get("schema")
-        raise LpstepsError(f"tables.json: schema {found!r}, expected {SCHEMA}; delete it to rebuild")
+        raise LpstepsError(
+            f"tables.json: schema {found!r}, expected {SCHEMA}; delete it to rebuild"
+        )
     for name in (PAGE_TEMPLATE, STYLE, SCRIPT):
         if name not in templates:
             raise LpstepsError(f"--templates: {name} was not given")
@@ -288,6 +292,7 @@ def _group_view(
             )
             for index, column in enumerate(columns)
         ),
+        is_layers=all(column["unit"] == "layers" for column in columns),
         bodies=bodies,
         absences=_absences(columns, bodies, cells),
         width=len(columns) + 1,
@@ -334,7 +339,7 @@ def _row_view(
 
 def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int) -> CellView:
     stderr = f"{cell['stderr']:.2f}" if cell["stderr"] is not None else ""
-    sample = _sample_mark(cell)
+    sample = _sample_marks(cell)
     printed = ""
     if cell["status"] != "published" and cell["published_text"] is not None:
         printed = cell["published_text"]
@@ -345,8 +350,8 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
         of = f" of {cell['total']}" if cell["total"] is not None else ""
         unit = "windows" if column["unit"] == "perplexity" else "documents"
         words.append(f"on {cell['n']}{of} {unit}")
-    elif sample:
-        words.append(sample)
+    else:
+        words.extend(sample)
     if cell["mark"]:
         words.append(_MARK_WORDS[cell["mark"]])
     if printed:
@@ -368,15 +373,13 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
     )
 
 
-def _sample_mark(cell: Mapping[str, Any]) -> str:
-    if cell["status"] != "measured":
-        return ""
+def _sample_marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
     marks = []
     if cell["benchmarks_used"] != cell["benchmarks_wanted"]:
         marks.append(f"{cell['benchmarks_used']} of {cell['benchmarks_wanted']}")
     if cell["limited"]:
         marks.append("limited" if cell["n"] is None else f"n={cell['n']}")
-    return ", ".join(marks)
+    return tuple(marks)
 
 
 def _absences(
@@ -386,13 +389,17 @@ def _absences(
 ) -> tuple[tuple[str, str], ...]:
     """Pair up columns that no row of the group fills with the reason, equal reasons together."""
     titles: dict[str, list[str]] = {}
+    repeated = Counter(column["title"] for column in columns)
     rows = [
         row for body in bodies for row in body.rows if row.kind == "measured" and not row.reason
     ]
     for index, column in enumerate(columns):
         reasons = {cells[cell.id]["reason"] for row in rows if (cell := row.cells[index])}
         if len(reasons) == 1 and (reason := reasons.pop()) is not None:
-            titles.setdefault(reason, []).append(column["title"])
+            title = column["title"]
+            if repeated[title] > 1:
+                title = f"{title} ({column['group']})"
+            titles.setdefault(reason, []).append(title)
     return tuple((", ".join(names), reason) for reason, names in titles.items())
 
 

@@ -7,11 +7,11 @@ table, so nothing downstream knows the difference.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from lpsteps.artifacts import file_manifest, read_json, write_json, write_parquet
 from lpsteps.data.archives import archive_members
@@ -50,12 +50,25 @@ class HubSplit(Spec):
     files: dict[str, str] | None = Field(default=None, description="files to read, by split")
 
 
+def _kind(split: Mapping[str, Any]) -> str:
+    return "archive" if "member" in split else "hub" if "repo" in split else "local"
+
+
+Split = Annotated[
+    Annotated[ArchiveSplit, Tag("archive")]
+    | Annotated[LocalSplit, Tag("local")]
+    | Annotated[HubSplit, Tag("hub")],
+    Discriminator(_kind),
+]
+"""Where a split comes from, told apart by `member`, `path` or `repo`."""
+
+
 class DataSpec(Spec):
     """Which dataset, which columns, and where each split comes from."""
 
     dataset: str = Field(description="name of the dataset in config/data.yaml")
     columns: list[str] = Field(description="the columns to keep, in order", min_length=1)
-    splits: dict[str, ArchiveSplit | LocalSplit | HubSplit] = Field(min_length=1)
+    splits: dict[str, Split] = Field(description="source of each split", min_length=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
+    # The value may be left out, so that one command line serves datasets with and without archive.
     parser.add_argument(
-        "--archive", type=Path, help="manifest of the archive that splits come from"
+        "--archive", type=Path, nargs="?", help="manifest of the archive that splits come from"
     )
     parser.add_argument(
         "--manifest", type=Path, required=True, help="output; the splits are put beside it"

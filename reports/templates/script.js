@@ -40,7 +40,8 @@
   const plain = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : String(value));
 
   const partButton = (id) => {
-    const button = element("button", { type: "button", className: "part" }, id);
+    const { row_label, column_title, text } = cells[id];
+    const button = element("button", { type: "button", className: "part", title: id }, `${row_label}, ${column_title}: ${text}`);
     button.addEventListener("click", () => show(id));
     return button;
   };

@@ -10,7 +10,11 @@ from lpsteps import artifacts
 from lpsteps.errors import LpstepsError
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -40,7 +44,7 @@ def test_parquet_bytes_are_stable_and_damage_is_named(tmp_path):
     first.write_bytes(first.read_bytes()[:-20])
     with pytest.raises(LpstepsError, match=r"1\.parquet: not a valid Parquet file"):
         artifacts.read_parquet(first)
-    with pytest.raises(LpstepsError, match="none.parquet"):
+    with pytest.raises(LpstepsError, match=r"none\.parquet"):
         artifacts.read_parquet(tmp_path / "none.parquet")
 
 

@@ -1,4 +1,4 @@
-"""A digest changes with behaviour and with nothing else; a closure follows imports and nothing else."""
+"""A digest changes with behaviour only; a closure follows imports only."""
 
 from pathlib import Path
 

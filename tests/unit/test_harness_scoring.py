@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
+from tiny_tokenizer import train_tokenizer
+
 from lpsteps.evaluation.scoring import (
     Answer,
     Request,
@@ -19,7 +21,6 @@ from lpsteps.evaluation.scoring import (
     supports_branching,
 )
 from lpsteps.models.layers import decoder_of
-from tiny_tokenizer import train_tokenizer
 
 FEW_TOKENS = st.integers(min_value=0, max_value=2)
 INPUTS = st.lists(st.lists(FEW_TOKENS, min_size=1, max_size=8).map(tuple), min_size=1, max_size=12)
@@ -41,7 +42,7 @@ def random_requests(seed: int = 0) -> list[Request]:
     requests += [Request(beginning + tokens(2, 2), ending) for _ in range(4)]
     # What an empty context becomes: the beginning-of-sequence token alone.
     requests += [Request((1,), tokens(1, 5)) for _ in range(3)]
-    requests += [requests[0], Request(requests[0].context, requests[0].continuation + (7,))]
+    requests += [requests[0], Request(requests[0].context, (*requests[0].continuation, 7))]
     chance.shuffle(requests)
     return requests
 
@@ -87,9 +88,7 @@ def test_greedy_continuations_are_recognised(tiny_llama: Any) -> None:
 def test_packing_changes_nothing_but_the_work(tiny_llama: Any) -> None:
     requests = random_requests(seed=1)
     packed, plain = (
-        score_requests(
-            tiny_llama, requests, max_length=128, batch_tokens=256, branching=branching
-        )
+        score_requests(tiny_llama, requests, max_length=128, batch_tokens=256, branching=branching)
         for branching in (True, False)
     )
     assert_same(packed, plain)
@@ -106,7 +105,9 @@ def test_too_long_requests_lose_their_beginning(tiny_llama: Any) -> None:
     assert_same(answers, harness_answers(tiny_llama, requests, max_length=16))
 
 
-@pytest.mark.parametrize("request_", [Request((), (1,)), Request((1,), ()), Request((1,), (2,) * 9)])
+@pytest.mark.parametrize(
+    "request_", [Request((), (1,)), Request((1,), ()), Request((1,), (2,) * 9)]
+)
 def test_requests_that_cannot_be_scored_are_refused(tiny_llama: Any, request_: Request) -> None:
     with pytest.raises(ValueError, match="tokens: both parts"):
         score_requests(tiny_llama, [request_], max_length=8, batch_tokens=64)

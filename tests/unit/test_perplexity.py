@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from lpsteps.evaluation.perplexity import perplexity, window_losses
 
 

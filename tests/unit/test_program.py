@@ -115,7 +115,11 @@ def test_folder_appears_whole_with_a_record_of_all_files():
         (folder / "manifest.json").write_text("{}")
 
     assert run(fill) == 0
-    assert sorted(os.listdir("store")) == ["b.bin", "manifest.json", "manifest.json.record.json"]
+    assert sorted(path.name for path in Path("store").iterdir()) == [
+        "b.bin",
+        "manifest.json",
+        "manifest.json.record.json",
+    ]
     record = json.loads(Path("store/manifest.json.record.json").read_text())
     assert [entry["path"] for entry in record["outputs"]] == ["store/b.bin", "store/manifest.json"]
 
@@ -125,3 +129,25 @@ def test_spec_is_json_or_python_literal():
     for text in ("[1]", "{", "__import__('os')"):
         with pytest.raises(LpstepsError, match="--spec"):
             parse_spec(text)
+
+
+def test_folder_of_an_earlier_run_keeps_no_stray_files():
+    def fill(name):
+        def body(step, arguments):
+            folder = step.write_folder(Path("store"))
+            (folder / name).write_bytes(b"x")
+            (folder / name).chmod(0o600)
+            (folder / "manifest.json").write_text("{}")
+
+        return body
+
+    assert run(fill("old")) == 0 and run(fill("new")) == 0
+    assert sorted(path.name for path in Path("store").iterdir()) == [
+        "manifest.json",
+        "manifest.json.record.json",
+        "new",
+    ]
+    assert (
+        Path("store/new").stat().st_mode & 0o777
+        == Path("store/manifest.json").stat().st_mode & 0o777
+    )

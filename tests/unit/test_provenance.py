@@ -57,20 +57,32 @@ def swap(first: str, second: str) -> None:
 TAMPERINGS = {
     "output": (lambda: Path("reports/c").write_text("C"), "reports/c: was changed after"),
     "intermediate": (lambda: Path("results/a").write_text("A"), "results/a: was changed after"),
-    "source": (lambda: Path("source.yaml").write_text("x"), "source.yaml: is not the file that reports/c"),
+    "source": (
+        lambda: Path("source.yaml").write_text("x"),
+        "source.yaml: is not the file that reports/c",
+    ),
     "deleted": (lambda: Path("results/b").unlink(), "results/b: missing"),
     "no record": (lambda: Path("results/a.record.json").unlink(), "results/a.record.json: missing"),
-    "edited record": (lambda: edit_record("results/a", spec={"x": 1}), "results/a.record.json: was edited"),
+    "edited record": (
+        lambda: edit_record("results/a", spec={"x": 1}),
+        "results/a.record.json: was edited",
+    ),
     "broken record": (
         lambda: Path("results/a.record.json").write_text("{"),
         "results/a.record.json: not valid JSON",
     ),
     "swapped": (lambda: swap("results/a", "results/b"), "was changed after"),
     "swapped with records": (
-        lambda: (swap("results/a", "results/b"), swap("results/a.record.json", "results/b.record.json")),
+        lambda: (
+            swap("results/a", "results/b"),
+            swap("results/a.record.json", "results/b.record.json"),
+        ),
         "its record is that of",
     ),
-    "other run": (lambda: step([], "results/a", "newer"), "results/a: is not the file that results/b"),
+    "other run": (
+        lambda: step([], "results/a", "newer"),
+        "results/a: is not the file that results/b",
+    ),
 }
 
 

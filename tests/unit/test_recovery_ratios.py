@@ -199,7 +199,7 @@ def test_statistics_in_another_basis_are_refused(statistics: Statistics) -> None
         statistics.means,
         statistics.pairs,
     )
-    with pytest.raises(LpstepsError, match="random-orthogonal-12-seed-0.*paley-i-12"):
+    with pytest.raises(LpstepsError, match=r"random-orthogonal-12-seed-0.*paley-i-12"):
         linearpatch.build(_context(other, 2), linearpatch.Params())
 
 
@@ -208,7 +208,7 @@ def test_every_method_states_its_contract(name: str) -> None:
     module = recovery_method(name)
     assert module.TITLE
     assert module.PAPER.startswith("https://") or module.PAPER == ""
-    assert module.NEEDS <= {"statistics"}
+    assert module.NEEDS.issubset({"statistics"})
     assert all(field.description for field in module.Params.model_fields.values())
     with pytest.raises(ValidationError, match="extra_forbidden"):
         module.Params(no_such_parameter=1)

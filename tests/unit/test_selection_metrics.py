@@ -180,7 +180,7 @@ def test_every_metric_states_its_contract(name: str) -> None:
     assert module.TITLE
     assert module.PAPER.startswith("https://") or module.PAPER == ""
     assert module.KIND in ("single", "window", "sequence")
-    assert module.NEEDS <= {"statistics", "model"}
+    assert module.NEEDS.issubset({"statistics", "model"})
     assert all(field.description for field in module.Params.model_fields.values())
     with pytest.raises(ValidationError, match="extra_forbidden"):
         module.Params(windows=1, length=2, no_such_parameter=1)

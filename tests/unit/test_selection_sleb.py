@@ -103,6 +103,11 @@ def test_barriers(
     )
 
 
+def test_soft_capped_logits(tiny_model: Callable[..., Any], windows: npt.NDArray[np.int64]) -> None:
+    model = tiny_model("gemma2", layers=N_LAYERS, final_logit_softcapping=0.05)
+    check_rounds(model, windows, rounds=1)
+
+
 def test_logits_in_blocks_give_the_same_losses(
     tiny_model: Callable[..., Any],
     windows: npt.NDArray[np.int64],

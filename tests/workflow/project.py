@@ -22,10 +22,40 @@ COPIED = ["Snakefile", "requirements.lock", "workflow", "lpsteps", "config", "re
 GENERATED = shutil.ignore_patterns(
     "__pycache__", "tables.html", "tables.json", "*.csv.record.json", "*.record.json"
 )
-WORDS = (
-    "the a river stone old light house tree walks sings finds blue small over under near and then "
-    "because water bird road city night day hand word ship horse long bright quiet"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "river",
+    "stone",
+    "old",
+    "light",
+    "house",
+    "tree",
+    "walks",
+    "sings",
+    "finds",
+    "blue",
+    "small",
+    "over",
+    "under",
+    "near",
+    "and",
+    "then",
+    "because",
+    "water",
+    "bird",
+    "road",
+    "city",
+    "night",
+    "day",
+    "hand",
+    "word",
+    "ship",
+    "horse",
+    "long",
+    "bright",
+    "quiet",
+]
 PROFILE = "config/tiny.yaml"
 LAYERS = 6
 
@@ -68,9 +98,7 @@ def write_data(folder: Path) -> None:
     folder.mkdir()
     generator = np.random.default_rng(0)
     for corpus in ("wikipedia", "novels", "stories"):
-        pq.write_table(
-            pa.table({"text": sentences(generator, 240)}), folder / f"{corpus}.parquet"
-        )
+        pq.write_table(pa.table({"text": sentences(generator, 240)}), folder / f"{corpus}.parquet")
     for name in ("arc_easy", "arc_challenge"):
         questions = sentences(generator, 12)
         choices = [
@@ -95,24 +123,23 @@ def write_data(folder: Path) -> None:
 
 
 def definitions(model: Path) -> dict[str, object]:
-    """Definitions of models and data: the counterpart of config/models.yaml and config/data.yaml."""
+    """Definitions of models and data, as config/models.yaml and config/data.yaml have them."""
     embedding, attention = 48 * 320, 48 * 48 * 2 + 48 * 24 * 2
     layer = attention + 3 * 48 * 96 + 2 * 48
     text = {"columns": ["text"]}
     questions = {"columns": ["id", "question", "choices", "answerKey"]}
     copa = ["premise", "choice1", "choice2", "question", "idx", "label"]
     corpora = ("wikipedia", "novels", "stories")
+    tiny = {
+        "title": "Tiny Llama",
+        "n_layers": LAYERS,
+        "hidden_size": 48,
+        "parameters": embedding + LAYERS * layer + 48,
+        "layer_parameters": layer,
+        "source": {"path": str(model)},
+    }
     return {
-        "models": {
-            "tiny": {
-                "title": "Tiny Llama",
-                "n_layers": LAYERS,
-                "hidden_size": 48,
-                "parameters": embedding + LAYERS * layer + 48,
-                "layer_parameters": layer,
-                "source": {"path": str(model)},
-            }
-        },
+        "models": {"tiny": tiny, "tiny-b": {**tiny, "title": "The same by another name"}},
         "datasets": {
             **{
                 f"text-{name}": {"title": name, **text, "local": {"test": f"{name}.parquet"}}
@@ -142,10 +169,14 @@ def definitions(model: Path) -> dict[str, object]:
 
 
 def profile(data: Path) -> dict[str, object]:
-    """The profile: two tables, two pruning levels, a few samples."""
+    """The profile: three tables, two pruning levels, a few samples."""
     return {
         "definitions": ["config/tiny_definitions.yaml", "config/methods.yaml"],
-        "tables": {"table02": {"tiny": [2]}, "table08": {"tiny": [2, 1]}},
+        "tables": {
+            "table02": {"tiny": [2]},
+            "table06": {"tiny": [2]},
+            "table08": {"tiny": [2, 1], "tiny-b": [1]},
+        },
         "suites": {
             "perplexity": {
                 "protocol": "perplexity",
@@ -190,7 +221,9 @@ def make_project(folder: Path) -> Path:
     return project
 
 
-def snakemake(project: Path, *arguments: str, profile: str = PROFILE) -> subprocess.CompletedProcess[str]:
+def snakemake(
+    project: Path, *arguments: str, profile: str = PROFILE
+) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a project and return the finished process, both outputs in ``stdout``."""
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", *arguments]
     environment = {**os.environ, "LPSTEPS_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}

@@ -11,12 +11,12 @@ rule choose_dtype:
         "logs/choose_dtype/{model}.log",
     benchmark:
         "results/runtime/choose_dtype/{model}.tsv"
+    resources:
+        compute=1,
     params:
         spec={"dtype": CONFIG.profile.dtype},
         code=code("lpsteps.steps.choose_dtype"),
         env=ENVIRONMENT,
-    resources:
-        compute=1,
     message:
         "Measuring which number type is faster here for {wildcards.model}"
     shell:
@@ -38,15 +38,13 @@ rule calibrate:
         "logs/calibrate/{model}.{calibration}.log",
     benchmark:
         "results/runtime/calibrate/{model}.{calibration}.tsv"
-    params:
-        spec=lambda wildcards: jobs.calibrate_spec(
-            CONFIG, wildcards.model, wildcards.calibration
-        ),
-        code=code("lpsteps.steps.calibrate"),
-        env=ENVIRONMENT,
     resources:
         compute=1,
         mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+    params:
+        spec=lambda wildcards: jobs.calibrate_spec(CONFIG, wildcards.calibration),
+        code=code("lpsteps.steps.calibrate"),
+        env=ENVIRONMENT,
     message:
         "Calibrating {wildcards.model} on {wildcards.calibration}"
     shell:

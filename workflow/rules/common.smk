@@ -6,7 +6,9 @@ from functools import cache
 
 # Jobs run `python -m lpsteps...` with this interpreter and this checkout, activated or not.
 sys.path.insert(0, workflow.basedir)
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+os.environ["PATH"] = os.pathsep.join(
+    [os.path.dirname(sys.executable), os.environ["PATH"]]
+)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])
 )
@@ -42,9 +44,9 @@ def alternatives(names):
     return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
-def tensors_beside(manifest):
-    """The weights that a patch manifest speaks for; the manifest's hash is what triggers."""
-    return manifest.replace("patch.manifest.json", "patch.safetensors")
+def options(files, *names):
+    """Command-line options `--name path` for those of a job's files that it has."""
+    return " ".join(f"--{name} {files[name]}" for name in names if name in files)
 
 
 wildcard_constraints:

@@ -1,5 +1,8 @@
 """Score variants: one job per variant and suite, one JSON per benchmark."""
 
+# The step program's option for each benchmark's data.
+DATA_OPTION = {"perplexity": "windows", "harness": "data"}
+
 
 def variant_inputs(wildcards):
     """The plan and the patch; nothing for the dense model."""
@@ -9,7 +12,7 @@ def variant_inputs(wildcards):
     manifest = f"{variant.folder}/patch.manifest.json"
     return {
         "plan": f"{variant.plan_folder}/plan.json",
-        "patch": manifest,
+        "patch-manifest": manifest,
     }
 
 
@@ -33,7 +36,8 @@ for suite, entry in CONFIG.profile.suites.items():
             ),
         output:
             scores=[
-                f"results/{{model}}/{{lineage}}/scores/{name}.json" for name in entry.benchmarks
+                f"results/{{model}}/{{lineage}}/scores/{name}.json"
+                for name in entry.benchmarks
             ],
             records=[
                 record(f"results/{{model}}/{{lineage}}/scores/{name}.json")
@@ -43,6 +47,9 @@ for suite, entry in CONFIG.profile.suites.items():
             f"logs/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.log",
         benchmark:
             f"results/runtime/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.tsv"
+        resources:
+            compute=1,
+            mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
         params:
             spec=lambda wildcards, suite=suite: jobs.evaluate_spec(
                 CONFIG, wildcards.model, wildcards.lineage, suite
@@ -50,9 +57,12 @@ for suite, entry in CONFIG.profile.suites.items():
             code=code(f"lpsteps.steps.evaluate_{entry.protocol}"),
             env=ENVIRONMENT,
             step=f"lpsteps.steps.evaluate_{entry.protocol}",
-            variant=lambda wildcards: options(variant_inputs(wildcards)),
-            data=lambda wildcards, suite=suite: suite_options(
-                "data", jobs.suite_inputs(CONFIG, wildcards.model, suite)
+            variant=lambda wildcards: options(
+                variant_inputs(wildcards), "plan", "patch-manifest"
+            ),
+            data=lambda wildcards, suite=suite, protocol=entry.protocol: suite_options(
+                DATA_OPTION[protocol],
+                jobs.suite_inputs(CONFIG, wildcards.model, suite),
             ),
             scores=lambda wildcards, names=tuple(entry.benchmarks): suite_options(
                 "score",
@@ -61,9 +71,6 @@ for suite, entry in CONFIG.profile.suites.items():
                     for name in names
                 },
             ),
-        resources:
-            compute=1,
-            mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
         message:
             f"Scoring {suite} of {{wildcards.model}}/{{wildcards.lineage}}"
         shell:

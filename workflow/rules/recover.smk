@@ -36,7 +36,7 @@ rule build_patch:
             *jobs.recovery_modules(CONFIG, wildcards.recovery),
         ),
         env=ENVIRONMENT,
-        inputs=lambda wildcards: options(recovery_inputs(wildcards)),
+        inputs=lambda wildcards: options(recovery_inputs(wildcards), "stats"),
     message:
         "Building {wildcards.recovery} for {wildcards.model}, {wildcards.selection},"
         " {wildcards.n} layers"

@@ -38,13 +38,13 @@ rule convert_model:
             for name in CONFIG.definitions.models
             if jobs.archive_of_model(CONFIG, name)
         ),
+    resources:
+        compute=1,
+        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
     params:
         spec=lambda wildcards: jobs.convert_model_spec(CONFIG, wildcards.model),
         code=code("lpsteps.steps.convert_model"),
         env=ENVIRONMENT,
-    resources:
-        compute=1,
-        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
     message:
         "Converting {wildcards.model} to safetensors"
     shell:
@@ -77,14 +77,19 @@ rule fetch_model:
         " --spec {params.spec:q} --log {log}"
 
 
-def archive_of_dataset(wildcards):
+def dataset_inputs(wildcards):
+    """The archive that holds the dataset, the local files, or nothing when it is on the hub."""
     archive = jobs.archive_of_dataset(CONFIG, wildcards.dataset)
-    return [f"resources/archives/{archive}/manifest.json"] if archive else []
+    files = (
+        {"archive": f"resources/archives/{archive}/manifest.json"} if archive else {}
+    )
+    local = jobs.local_files(CONFIG, wildcards.dataset)
+    return {**files, **({"local": local} if local else {})}
 
 
 rule fetch_data:
     input:
-        archive=archive_of_dataset,
+        unpack(dataset_inputs),
     output:
         manifest="resources/data/{dataset}/manifest.json",
         record=record("resources/data/{dataset}/manifest.json"),
@@ -96,10 +101,11 @@ rule fetch_data:
         spec=lambda wildcards: jobs.fetch_data_spec(CONFIG, wildcards.dataset),
         code=code("lpsteps.steps.fetch_data"),
         env=ENVIRONMENT,
+        archive=lambda wildcards: options(dataset_inputs(wildcards), "archive"),
     message:
         "Preparing dataset {wildcards.dataset}"
     shell:
-        "python -m lpsteps.steps.fetch_data --archive {input.archive}"
+        "python -m lpsteps.steps.fetch_data {params.archive}"
         " --manifest {output.manifest} --spec {params.spec:q} --log {log}"
 
 

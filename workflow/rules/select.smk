@@ -18,11 +18,6 @@ def selection_inputs(wildcards):
     return files
 
 
-def options(input):
-    """Command-line options `--name path` for the named inputs that a job has."""
-    return " ".join(f"--{name} {path}" for name, path in sorted(input.items()))
-
-
 rule rank_layers:
     input:
         unpack(selection_inputs),
@@ -35,6 +30,11 @@ rule rank_layers:
         "logs/rank_layers/{model}.{calibration}.{selection}.log",
     benchmark:
         "results/runtime/rank_layers/{model}.{calibration}.{selection}.tsv"
+    resources:
+        compute=lambda wildcards: int(
+            "model" in jobs.selection_needs(CONFIG, wildcards.selection)
+        ),
+        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
     params:
         spec=lambda wildcards: jobs.rank_layers_spec(
             CONFIG, wildcards.model, wildcards.selection
@@ -44,12 +44,9 @@ rule rank_layers:
             *jobs.selection_modules(CONFIG, wildcards.selection),
         ),
         env=ENVIRONMENT,
-        inputs=lambda wildcards: options(selection_inputs(wildcards)),
-    resources:
-        compute=lambda wildcards: int(
-            "model" in jobs.selection_needs(CONFIG, wildcards.selection)
+        inputs=lambda wildcards: options(
+            selection_inputs(wildcards), "stats", "model", "compute", "windows"
         ),
-        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
     message:
         "Ranking layers of {wildcards.model} by {wildcards.selection}"
     shell:

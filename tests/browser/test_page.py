@@ -1,0 +1,237 @@
+"""The page in a real browser: layout at 375 pixels, panel, keyboard, no requests."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_example as example
+from report_example import ROOT
+
+from lpsteps.artifacts import sha256_file
+from lpsteps.report.page import render_page
+from lpsteps.steps.build_tables import main as build_tables
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+CELL = "table01/smollm2-135m/n5/llm-streamline+linearpatch/arc_easy"
+
+# Runs before everything else in the page and collects what goes wrong.
+WATCH = """<script>
+window.faults = [];
+addEventListener("error", (event) => faults.push(event.message));
+document.addEventListener("securitypolicyviolation", (event) => faults.push(event.blockedURI));
+</script>"""
+
+FRAME = """<!DOCTYPE html><meta charset="utf-8"><pre id="result"></pre>
+<script>
+addEventListener("message", ({{ data }}) => document.getElementById("result").textContent = data);
+</script>
+<iframe src="{page}" style="width:{width}px;height:800px;border:0"></iframe>"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("run")
+    example.copy_reports(folder)
+    arguments = example.build_arguments(example.write_run(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert build_tables([*arguments, "--spec", json.dumps(example.spec())]) == 0
+    tables = folder / "out/tables.json"
+    payload = json.loads(tables.read_text())
+    for cell in payload["cells"]:
+        if cell["id"] == CELL:
+            cell["lineage"] = [{"rule": "evaluate", "record": "scores/arc_easy.json.record.json"}]
+    templates = {path.name: path.read_text() for path in (ROOT / "reports/templates").iterdir()}
+    return render_page(payload, sha256_file(tables), templates)
+
+
+def evaluate(page: str, folder: Path, width: int, script: str) -> Any:
+    """Show the page ``width`` pixels wide, run ``script`` in it, return what it returns.
+
+    A window of the browser is at least 500 pixels wide, so the page sits in a frame.
+    """
+    assert CHROMIUM is not None
+    run = f"""<script>
+    addEventListener("load", async () => {{
+      let value;
+      try {{ value = await (async () => {{ {script} }})(); }}
+      catch (error) {{ faults.push(String(error)); }}
+      parent.postMessage(JSON.stringify({{ value, faults }}), "*");
+    }});
+    </script>"""
+    watched = page.replace("<head>", "<head>" + WATCH, 1).replace("</body>", run + "</body>", 1)
+    (folder / "page.html").write_text(watched, encoding="utf-8")
+    (folder / "frame.html").write_text(
+        FRAME.format(page="page.html", width=width), encoding="utf-8"
+    )
+    command = [
+        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+        *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+        *("--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"),
+        *(f"--user-data-dir={folder / 'profile'}", "--window-size=1300,900"),
+        *("--virtual-time-budget=5000", "--dump-dom", (folder / "frame.html").as_uri()),
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r'<pre id="result">(.+?)</pre>', dom, re.DOTALL)
+    assert found, f"the page reported nothing: {dom[:500]}"
+    result = json.loads(html.unescape(found[1]))
+    assert result["faults"] == []
+    return result["value"]
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_the_page_fits_its_window_and_asks_for_nothing(
+    page: str, tmp_path: Path, width: int
+) -> None:
+    facts = evaluate(
+        page,
+        tmp_path,
+        width,
+        """
+        const scrolls = [...document.querySelectorAll(".scroll")];
+        const first = scrolls[0];
+        const head = first.querySelector("tbody th[scope=row]");
+        const before = head.getBoundingClientRect().left;
+        first.scrollLeft = 200;
+        return {
+          inner: innerWidth,
+          page: document.documentElement.scrollWidth,
+          moved: first.scrollLeft,
+          shift: head.getBoundingClientRect().left - before,
+          focusable: scrolls.every((element) => element.tabIndex === 0),
+          requests: performance.getEntriesByType("resource").map((entry) => entry.name),
+          rows: document.querySelectorAll("tbody tr").length,
+        };
+        """,
+    )
+    assert facts["inner"] == width
+    assert facts["page"] <= width  # the tables scroll, the page does not
+    assert facts["shift"] == 0  # the first column stays
+    assert facts["focusable"] is True
+    assert facts["requests"] == []
+    assert facts["rows"] > 100
+    if width == 375:
+        assert facts["moved"] == 200
+
+
+def test_a_number_opens_its_source_and_closes_again(page: str, tmp_path: Path) -> None:
+    facts = evaluate(
+        page,
+        tmp_path,
+        375,
+        f"""
+        const panel = document.getElementById("panel");
+        const button = document.querySelector('[data-cell="{CELL}"]');
+        const before = panel.open;
+        button.focus();
+        button.click();
+        const text = panel.innerText;
+        const width = panel.getBoundingClientRect().width;
+        const hash = location.hash;
+        panel.querySelector("[data-close]").click();
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        const data = JSON.parse(document.getElementById("panel-data").textContent).cells["{CELL}"];
+        return {{ before, text, width, hash, after: panel.open, data,
+                  back: document.activeElement === button, left: location.hash }};
+        """,
+    )
+    assert facts["before"] is False and facts["after"] is False and facts["back"] is True
+    assert facts["width"] <= 375
+    assert facts["hash"].startswith("#cell=table01%2Fsmollm2-135m") and facts["left"] == ""
+    source = facts["data"]["source"]
+    for expected in (
+        CELL,
+        source["path"],
+        source["sha256"],
+        "/value",
+        repr(facts["data"]["value"]),
+        "64 of 2376 documents",
+        "12, 13, 14, 15, 16",
+        "task_version",
+        "6.25",
+        "scores/arc_easy.json.record.json",
+    ):
+        assert expected in facts["text"]
+
+
+def test_keys_move_between_numbers_and_a_part_leads_to_its_own_source(
+    page: str, tmp_path: Path
+) -> None:
+    facts = evaluate(
+        page,
+        tmp_path,
+        1280,
+        f"""
+        const press = (key) => document.activeElement.dispatchEvent(
+          new KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
+        const at = () => document.activeElement.dataset.cell;
+        document.querySelector('[data-cell="{CELL}"]').focus();
+        press("ArrowRight"); const right = at();
+        press("ArrowUp"); const up = at();
+        press("ArrowDown"); press("ArrowLeft"); const home = at();
+        const edge = document.querySelector('[data-cell="{CELL.replace("arc_easy", "ratio")}"]');
+        edge.focus(); press("ArrowLeft"); const stay = at();
+        document.querySelector('[data-cell="{CELL.replace("arc_easy", "qa_avg")}"]').click();
+        const panel = document.getElementById("panel");
+        const sample = panel.innerText;
+        panel.querySelectorAll(".part")[1].click();
+        return {{ right, up, home, stay, sample, part: panel.innerText, open: panel.open }};
+        """,
+    )
+    assert facts["right"] == CELL.replace("arc_easy", "boolq")
+    assert facts["up"] == "table01/smollm2-135m/n5/shortgpt+linearpatch/boolq"
+    assert facts["home"] == CELL
+    assert facts["stay"] == CELL.replace("arc_easy", "ratio")
+    assert "7 of 9" in facts["sample"]
+    assert facts["open"] is True and CELL in facts["part"]
+
+
+def test_a_missing_and_a_printed_cell_say_why_and_where(page: str, tmp_path: Path) -> None:
+    facts = evaluate(
+        page,
+        tmp_path,
+        1280,
+        """
+        const open = (id) => {
+          document.querySelector(`[data-cell="${id}"]`).click();
+          return document.getElementById("panel").innerText;
+        };
+        return {
+          missing: open("table01/smollm2-135m/n5/sleb/wsc273"),
+          row: open("table01/smollm2-135m/n5/llm-pruner/ratio"),
+          printed: open("table02/llama-3-8b/n7/sleb/c4"),
+          beside: open("table01/llama-2-7b/n7/sleb/piqa"),
+        };
+        """,
+    )
+    assert "Missing: WSC273 is not in the embedded data" in facts["missing"]
+    assert "sha256" not in facts["missing"]
+    assert "Missing: width pruning is not built yet" in facts["row"]
+    assert "Printed in the paper" in facts["printed"]
+    assert "reports/published/table02.csv" in facts["printed"] and "row=43" in facts["printed"]
+    assert re.search(r"Printed value\s+73\.07\s+Difference\s+[-+]\d+\.\d\d", facts["beside"])
+
+
+def test_standard_errors_show_on_demand(page: str, tmp_path: Path) -> None:
+    facts = evaluate(
+        page,
+        tmp_path,
+        1280,
+        """
+        const shown = () => getComputedStyle(document.querySelector("td .error")).display;
+        const before = shown();
+        document.getElementById("show-errors").click();
+        return [before, shown()];
+        """,
+    )
+    assert facts == ["none", "block"]

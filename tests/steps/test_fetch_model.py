@@ -1,0 +1,129 @@
+"""fetch_model: from a folder, and from a Hub that the test plays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_tokenizer import train_tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from lpsteps.artifacts import read_json, verify_file_manifest
+from lpsteps.steps import fetch_model
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, vocab_size=320, **sizes)).save_pretrained(
+        folder
+    )
+    train_tokenizer().save_pretrained(folder)
+    (folder / "README.md").write_text("a model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path) -> dict[str, int]:
+    model = AutoModelForCausalLM.from_pretrained(source)
+    layer = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
+    total = model.num_parameters()
+    return {"n_layers": 2, "hidden_size": 48, "parameters": total, "layer_parameters": layer}
+
+
+def _run(root: Path, origin: dict[str, Any], expected: dict[str, int]) -> int:
+    spec = {"source": origin, "expected": expected}
+    manifest = root / "models" / "tiny" / "manifest.json"
+    return fetch_model.main(["--manifest", str(manifest), "--spec", json.dumps(spec)])
+
+
+def test_a_local_folder_is_taken_over(
+    tmp_path: Path, source: Path, expected: dict[str, int]
+) -> None:
+    assert _run(tmp_path, {"kind": "local", "path": str(source)}, expected) == 0
+    folder = tmp_path / "models" / "tiny"
+    manifest = verify_file_manifest(folder / "manifest.json")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(manifest["files"])
+    assert "README.md" not in manifest["files"]
+    assert manifest["n_layers"] == 2
+    assert str(source) not in (folder / "manifest.json").read_text()
+    assert read_json(folder / "manifest.json.record.json")["spec"]["source"]["path"] == str(source)
+    assert (source / "model.safetensors").is_file()
+
+
+def test_the_hub_is_asked_for_the_pinned_commit_and_no_pickles(
+    tmp_path: Path, source: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        asked.update(settings, repo=repo)
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(source / name, settings["local_dir"])
+        (settings["local_dir"] / ".cache").mkdir()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    assert _run(tmp_path, origin, expected) == 0
+    assert (asked["repo"], asked["revision"]) == ("owner/tiny", REVISION)
+    assert "*.safetensors" in asked["allow_patterns"]
+    assert not {"*.bin", "*.py", "*"} & set(asked["allow_patterns"])
+    manifest = verify_file_manifest(tmp_path / "models" / "tiny" / "manifest.json")
+    assert set(manifest["files"]) == {"config.json", "model.safetensors"}
+    assert manifest["source"] == origin
+
+
+def test_a_hub_that_refuses_is_told_in_one_line(
+    tmp_path: Path,
+    expected: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(repo: str, **settings: Any) -> None:
+        raise OSError("403 Client Error.\n\nAccess to model owner/tiny is restricted")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    assert _run(tmp_path, origin, expected) == 1
+    output = capsys.readouterr().err
+    assert "owner/tiny at 0123456789ab: the Hub did not deliver it (403 Client Error.)" in output
+    assert output.count("\n") == 1
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "message"),
+    [
+        ({"kind": "hub", "repo": "owner/tiny", "revision": "main"}, "revision"),
+        ({"kind": "local", "path": "nowhere"}, "nowhere: no config.json there"),
+        ({"kind": "ftp"}, "source"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], origin: dict[str, str], message: str
+) -> None:
+    sizes = {"n_layers": 2, "hidden_size": 48, "parameters": 1, "layer_parameters": 1}
+    assert _run(tmp_path, origin, sizes) == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
+
+
+def test_a_model_of_another_size_stops_the_step(
+    tmp_path: Path,
+    source: Path,
+    expected: dict[str, int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = expected | {"hidden_size": 64}
+    assert _run(tmp_path, {"kind": "local", "path": str(source)}, wrong) == 1
+    assert "hidden_size: 64: the model's files say 48" in capsys.readouterr().err
+    assert list((tmp_path / "models").iterdir()) == []

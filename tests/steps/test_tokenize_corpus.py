@@ -1,0 +1,132 @@
+"""tokenize_corpus: partitions and windows end to end, with a real small tokenizer."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_tokenizer import train_tokenizer
+from transformers import AutoTokenizer
+
+from lpsteps.artifacts import file_manifest, read_json, write_json, write_parquet
+from lpsteps.steps import tokenize_corpus
+
+ROWS = [
+    {"title": f"article {number % 7}", "text": "The cat and the dog, " * (number % 5) + str(number)}
+    for number in range(60)
+]
+SPEC: dict[str, Any] = {
+    "corpus": "tiny",
+    "split": "test",
+    "dataset_split": "validation",
+    "text": "text",
+    "partitions": {"calibration": 0.5, "test": 0.5},
+    "length": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    model, data = root / "models" / "tiny-model", root / "data"
+    train_tokenizer().save_pretrained(model)
+    write_json(model / "manifest.json", file_manifest(model, [p.name for p in model.iterdir()]))
+    data.mkdir()
+    write_parquet(data / "validation.parquet", pa.Table.from_pylist(ROWS))
+    write_json(data / "manifest.json", file_manifest(data, ["validation.parquet"]))
+    return root
+
+
+def _run(root: Path, output: Path, **changes: Any) -> int:
+    arguments = ["--model", str(root / "models/tiny-model/manifest.json")]
+    arguments += ["--data", str(root / "data/manifest.json"), "--windows", str(output)]
+    return tokenize_corpus.main([*arguments, "--spec", json.dumps(SPEC | changes)])
+
+
+def test_the_whole_split_follows_the_perplexity_protocol(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "windows.parquet"
+    assert _run(root, output, partitions={"test": 1.0}, add_bos=True) == 0
+    tokenizer = AutoTokenizer.from_pretrained(root / "models/tiny-model")
+    text = "\n\n".join(row["text"] for row in ROWS)
+    stream = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+    table = pq.read_table(output)
+    pieces = [stream[at : at + 16] for at in range(0, len(stream) - 15, 16)]
+    assert table["token_ids"].to_pylist() == pieces
+    assert table["window"].to_pylist() == list(range(len(pieces)))
+    assert table.schema.metadata == {
+        b"corpus": b"tiny",
+        b"length": b"16",
+        b"model": b"tiny-model",
+        b"split": b"test",
+    }
+    record = read_json(tmp_path / "windows.parquet.record.json")
+    assert record["notes"] == {"documents": 60, "tokens": len(stream), "windows": len(pieces)}
+
+
+def test_partitions_share_no_group(root: Path, tmp_path: Path) -> None:
+    titles = {}
+    for split in ("calibration", "test"):
+        assert _run(root, tmp_path / split, split=split, group="title", seed=2) == 0
+        windows = pq.read_table(tmp_path / split)["documents"].to_pylist()
+        titles[split] = {ROWS[int(name)]["title"] for window in windows for name in window}
+    assert titles["calibration"] and titles["test"]
+    assert not titles["calibration"] & titles["test"]
+
+
+def test_count_keeps_the_first_windows(root: Path, tmp_path: Path) -> None:
+    assert _run(root, tmp_path / "all") == 0
+    assert _run(root, tmp_path / "some", count=3) == 0
+    kept = pq.read_table(tmp_path / "some").to_pylist()
+    assert len(kept) == 3
+    assert kept == pq.read_table(tmp_path / "all").slice(0, 3).to_pylist()
+
+
+def test_random_windows_tokenise_each_document_alone(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "windows.parquet"
+    settings = {"sampling": "random", "count": 9, "seed": 0, "add_bos": True}
+    assert _run(root, output, partitions={"test": 1.0}, **settings) == 0
+    tokenizer = AutoTokenizer.from_pretrained(root / "models/tiny-model")
+    random.seed(0)
+    expected = []
+    for _ in range(9):
+        while True:
+            row = random.randint(0, len(ROWS) - 1)
+            encoded = tokenizer(ROWS[row]["text"])["input_ids"]
+            if len(encoded) > 16:
+                break
+        start = random.randint(0, len(encoded) - 17)
+        expected.append((encoded[start : start + 16], [str(row)]))
+    table = pq.read_table(output).to_pylist()
+    assert [(row["token_ids"], row["documents"]) for row in table] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 10_000}, "count: 10000: the text has "),
+        ({"split": "tset"}, "split: tset: not a partition; did you mean 'test'?"),
+        ({"text": "txt"}, "text: txt: no such column; did you mean 'text'?"),
+        ({"group": "article"}, "group: article: no such column"),
+        ({"dataset_split": "train"}, "train.parquet"),
+        ({"sampling": "random"}, "count: null: random windows have no natural end"),
+        ({"sampling": "random", "count": 2, "length": 500}, "length: 500: no document has more"),
+        ({"length": 1}, "--spec: length: 1"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    assert _run(root, tmp_path / "windows.parquet", **changes) == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,204 @@
+"""A mistake in the config ends in one line that names where it is and what would be right."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lpsteps import config as configuration
+from lpsteps import workflow as jobs
+from lpsteps.errors import LpstepsError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def profile() -> dict[str, Any]:
+    return yaml.safe_load(Path("config/config.yaml").read_text())
+
+
+def message(payload: dict[str, Any]) -> str:
+    with pytest.raises(LpstepsError) as caught:
+        configuration.load_config(payload, ["config/config.yaml"])
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_the_default_profile_is_valid(profile):
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    found = jobs.variants(config)
+    assert jobs.Variant("smollm2-135m") in found
+    assert {variant.n for variant in found} == {0, 3, 5}
+    for variant in found:
+        lineage = variant.folder.removeprefix(f"results/{variant.model}/")
+        assert jobs.Variant.from_lineage(variant.model, lineage) == variant
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": (
+        {"calibraton": "wikipedia"},
+        "calibraton: unknown key, did you mean 'calibration'?",
+    ),
+    "unknown table": ({"tables": {"table03x": {}}}, "table 'table03x' is not defined"),
+    "unknown model": (
+        {"tables": {"table01": {"smollm2-136m": [5]}}},
+        "tables.table01.smollm2-136m: model 'smollm2-136m' is not defined; did you mean 'smollm2-135m'?",
+    ),
+    "too many layers": (
+        {"tables": {"table01": {"smollm2-135m": [30]}}},
+        "cannot remove 30 layers from a model with 30; allowed: 1 to 29",
+    ),
+    "no layers": ({"tables": {"table01": {"smollm2-135m": [0]}}}, "greater than or equal to 1"),
+    "repeated level": ({"tables": {"table01": {"smollm2-135m": [5, 5]}}}, "listed twice"),
+    "unpinned hub model": ({"tables": {"table01": {"llama-2-7b": [9]}}}, "revision is not set"),
+    "unknown calibration": ({"calibration": "wiki"}, "calibration 'wiki' is not defined"),
+    "negative limit": (
+        {"suites": {"qa": {"protocol": "harness", "benchmarks": {"piqa": -1}}}},
+        "suites.qa.benchmarks.piqa: -1",
+    ),
+    "unknown benchmark": (
+        {"suites": {"qa": {"protocol": "harness", "benchmarks": {"pica": 1}}}},
+        "benchmark 'pica' is not defined; did you mean 'piqa'?",
+    ),
+    "wrong protocol": (
+        {"suites": {"qa": {"protocol": "perplexity", "benchmarks": {"piqa": 1}}}},
+        "belongs to protocol 'harness'",
+    ),
+    "benchmark without data": (
+        {"suites": {"qa": {"protocol": "harness", "benchmarks": {"wsc273": None}}}},
+        "WSC273 is not in the embedded data; set data_root",
+    ),
+    "missing data_root": ({"data_root": "no/where"}, "data_root: no/where: no such folder"),
+    "wrong dtype": ({"dtype": "float16"}, "dtype: 'float16'"),
+    "missing definitions file": (
+        {"definitions": ["config/none.yaml"]},
+        "config/none.yaml: cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_one_clear_line(profile, mistake):
+    changes, expected = MISTAKES[mistake]
+    text = message({**profile, **changes})
+    assert expected in text
+
+
+def test_missing_key_is_named(profile):
+    del profile["suites"]
+    assert "suites: required" in message(profile)
+
+
+def test_benchmark_in_two_suites_is_refused(profile):
+    profile["suites"]["more"] = {"protocol": "harness", "benchmarks": {"piqa": 1}}
+    assert "benchmark 'piqa' is in more than one suite" in message(profile)
+
+
+def edited_definitions(tmp_path: Path, file: str, edit) -> dict[str, Any]:
+    """The profile with one definition file replaced by an edited copy."""
+    content = yaml.safe_load(Path(file).read_text())
+    edit(content)
+    changed = tmp_path / Path(file).name
+    changed.write_text(yaml.safe_dump(content))
+    payload = yaml.safe_load(Path("config/config.yaml").read_text())
+    names = [str(changed) if name == file else name for name in payload["definitions"]]
+    return {**payload, "definitions": names}
+
+
+DEFINITION_MISTAKES = {
+    "mistyped method": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"]["linearpatch"].update(method="linear_patch"),
+        "recoveries.linearpatch: recovery method 'linear_patch' does not exist: did you mean 'linearpatch'?",
+    ),
+    "unknown parameter": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"]["linearpatch"].update(params={"groping": "per_gap"}),
+        "recoveries.linearpatch.params: groping: unknown key, did you mean 'grouping'?",
+    ),
+    "shares above one": (
+        "config/data.yaml",
+        lambda c: c["corpora"]["novels"]["partitions"].update(test=0.9),
+        "corpora.novels.partitions",
+    ),
+    "unknown archive": (
+        "config/data.yaml",
+        lambda c: c["datasets"]["piqa"].update(archive="olmo"),
+        "datasets.piqa: archive 'olmo' is not defined",
+    ),
+    "name that leaves its folder": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"].update({"../x": c["recoveries"]["none"]}),
+        "recoveries",
+    ),
+    "short hash": (
+        "config/data.yaml",
+        lambda c: c["archives"]["smollm2"].update(sha256="abc"),
+        "archives.smollm2.sha256: 'abc'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", DEFINITION_MISTAKES)
+def test_mistake_in_a_definition_is_one_clear_line(tmp_path, mistake):
+    file, edit, expected = DEFINITION_MISTAKES[mistake]
+    assert expected in message(edited_definitions(tmp_path, file, edit))
+
+
+def test_one_name_in_two_files_is_refused(profile):
+    profile["definitions"] = [*profile["definitions"], "config/methods.yaml"]
+    assert "already defined in config/methods.yaml" in message(profile)
+
+
+def test_specs_are_plain_and_stable(profile):
+    """Snakemake drops parameters that are not plain builtins, and compares their printed form."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(type(k) is str and plain(v) for k, v in value.items())
+        if isinstance(value, list):
+            return all(map(plain, value))
+        return value is None or type(value) in (str, int, float, bool)
+
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    again = configuration.load_config(copy.deepcopy(profile), ["config/config.yaml"])
+    for make in (
+        lambda c: jobs.archive_spec(c, "smollm2"),
+        lambda c: jobs.convert_model_spec(c, "smollm2-135m"),
+        lambda c: jobs.fetch_data_spec(c, "piqa"),
+        lambda c: jobs.tokenize_corpus_spec(c, "smollm2-135m", "novels", "test"),
+        lambda c: jobs.calibrate_spec(c, "wikipedia"),
+        lambda c: jobs.rank_layers_spec(c, "smollm2-135m", "sleb"),
+        lambda c: jobs.choose_layers_spec(c, "smollm2-135m", "sleb", 5),
+        lambda c: jobs.build_patch_spec(c, "linearpatch-per-layer"),
+        lambda c: jobs.evaluate_spec(c, "smollm2-135m", "dense", "qa"),
+        jobs.build_tables_spec,
+    ):
+        assert plain(make(config)) and repr(make(config)) == repr(make(again))
+
+
+def test_the_snakefile_loads_nothing_heavy():
+    """Snakemake parses the rules again in every cluster job, so importing them must be quick."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, lpsteps.config, lpsteps.workflow, lpsteps.fingerprint\n"
+        "lpsteps.config.read_config(lpsteps.config.Path('config/config.yaml'))\n"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'pandas', 'pyarrow', 'datasets', 'jinja2'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

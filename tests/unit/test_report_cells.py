@@ -1,0 +1,371 @@
+"""Cells of a made-up run, against values computed here by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_example as example
+from report_example import LARGE, QA, ROOT, SMALL, variant_folder
+
+from lpsteps.artifacts import canonical_json, sha256_file, write_json
+from lpsteps.errors import LpstepsError
+from lpsteps.report.cells import build_payload, format_layers, format_value
+from lpsteps.report.definitions import load_table
+from lpsteps.report.evidence import gather_evidence, parse_build_spec
+from lpsteps.report.export import table_csv
+from lpsteps.report.published import read_published
+
+
+class Run:
+    """The example in a folder, with hooks to spoil it before building."""
+
+    def __init__(self, folder: Path, paths: dict[str, list[str]]) -> None:
+        self.folder = folder
+        self.paths = copy.deepcopy(paths)
+        self.spec: dict[str, Any] = copy.deepcopy(example.spec())
+        self.problems: dict[str, str] = {}
+
+    def build(self) -> dict[str, Any]:
+        spec = parse_build_spec(self.spec)
+        files = {kind: [Path(path) for path in paths] for kind, paths in self.paths.items()}
+        evidence = gather_evidence(
+            spec, files["scores"], files["plans"], files["patches"], self.problems
+        )
+        definitions = [load_table(name, ROOT / "reports/tables") for name in example.TABLES]
+        sources = [ROOT / f"reports/published/{name}.csv" for name in example.TABLES]
+        printed = [cell for path in sources for cell in read_published(path)]
+        digests = {str(path): sha256_file(path) for path in sources}
+        return build_payload(spec, definitions, printed, digests, evidence)
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        return {cell["id"]: cell for cell in self.build()["cells"]}
+
+    def score_path(self, model: str, benchmark: str, *variant: Any) -> str:
+        return f"{variant_folder(model, *variant)}/scores/{benchmark}.json"
+
+    def change_score(self, path: str, **changes: Any) -> None:
+        content = json.loads((self.folder / path).read_text())
+        write_json(self.folder / path, content | changes)
+
+    def drop(self, kind: str, path: str) -> None:
+        self.paths[kind].remove(path)
+
+
+Written = tuple[Path, dict[str, list[str]]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("written")
+    return folder, example.write_run(folder)
+
+
+@pytest.fixture
+def run(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    original, paths = written
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return Run(tmp_path, paths)
+
+
+def test_a_score_cell_says_where_it_stands(run: Run) -> None:
+    path = run.score_path(SMALL, "piqa", "llm-streamline", 5, "linearpatch")
+    run.change_score(path, value=41.123456789, stderr=6.1)
+    cell = run.cells()["table01/smollm2-135m/n5/llm-streamline+linearpatch/piqa"]
+    assert cell["status"] == "measured"
+    assert cell["value"] == 41.123456789 and cell["text"] == "41.12"
+    assert (cell["stderr"], cell["n"], cell["total"], cell["limited"]) == (6.1, 64, 1838, True)
+    digest = sha256_file(run.folder / path)
+    assert cell["source"] == {"path": path, "pointer": "/value", "sha256": digest}
+    assert cell["variant"] == variant_folder(SMALL, "llm-streamline", 5, "linearpatch")
+    assert cell["published"] is None and cell["difference"] is None and cell["reason"] is None
+
+
+def test_printed_value_and_difference_stand_beside_a_measured_one(run: Run) -> None:
+    path = run.score_path(LARGE, "arc_easy", "shortgpt", 7, "linearpatch")
+    run.change_score(path, value=60.0)
+    cells = run.cells()
+    cell = cells["table01/llama-2-7b/n7/shortgpt+linearpatch/arc_easy"]
+    assert cell["published"] == 61.24 and cell["published_text"] == "61.24"
+    assert cell["difference"] == pytest.approx(-1.24)
+    # The collective row of the paper stands for both selections and is not repeated.
+    assert cells["table01/llama-2-7b/n7/llm-streamline+linearpatch/arc_easy"]["published"] == 61.24
+    assert "table01/llama-2-7b/n7/linearpatch/arc_easy" not in cells
+    # Levels that the run does not have stay, as printed rows of their own.
+    assert cells["table01/llama-2-7b/n9/linearpatch/arc_easy"]["status"] == "published"
+    # The printed mean is over nine tasks, the measured one over seven: no difference.
+    mean = cells["table01/llama-2-7b/n7/shortgpt/qa_avg"]
+    assert mean["published"] == 60.59 and mean["difference"] is None
+
+
+def test_a_published_cell_cites_its_line(run: Run) -> None:
+    cell = run.cells()["table02/llama-3-8b/n7/sleb/c4"]
+    path = Path(cell["source"]["path"])
+    line = path.read_text().splitlines()[int(cell["source"]["pointer"].removeprefix("row=")) - 1]
+    assert "llama-3-8b" in line and ",c4,16.76," in line
+    assert cell["value"] == 16.76 and cell["text"] == "16.76" and cell["status"] == "published"
+    assert cell["source"]["sha256"] == sha256_file(path)
+
+
+def test_averages_are_over_the_tasks_that_were_scored(run: Run) -> None:
+    cells = run.cells()
+    prefix, dense = "table01/smollm2-135m/n5/sleb", "table01/smollm2-135m/n0/dense"
+    own = [cells[f"{prefix}/{task}"] for task in QA]
+    base = [cells[f"{dense}/{task}"] for task in QA]
+    average, retained = cells[f"{prefix}/qa_avg"], cells[f"{prefix}/qa_rp"]
+    assert average["value"] == pytest.approx(sum(cell["value"] for cell in own) / 7, rel=1e-14)
+    assert average["stderr"] == pytest.approx(math.sqrt(7 * 6.25**2) / 7)
+    assert (average["benchmarks_used"], average["benchmarks_wanted"]) == (7, 9)
+    assert average["limited"] is True and average["n"] is None
+    ratios = [100 * a["value"] / b["value"] for a, b in zip(own, base, strict=True)]
+    assert retained["value"] == pytest.approx(sum(ratios) / 7, rel=1e-14)
+    assert sorted(average["parts"]) == sorted(cell["id"] for cell in own)
+    assert sorted(retained["parts"]) == sorted(cell["id"] for cell in own + base)
+    assert cells[f"{dense}/qa_rp"]["value"] == 100.0
+
+
+def test_a_mean_over_corpora_is_all_or_nothing(run: Run) -> None:
+    cells = run.cells()
+    full = cells["table02/smollm2-135m/n5/sleb/embedded_ppl_avg"]
+    parts = [cells[f"table02/smollm2-135m/n5/sleb/{name}"]["value"] for name in example.TEXT]
+    assert full["value"] == pytest.approx(sum(parts) / 3, rel=1e-14)
+    none = cells["table02/smollm2-135m/n5/sleb/ppl_avg"]
+    assert none["status"] == "missing" and none["value"] is None
+    assert none["reason"].startswith(
+        "needs WIKI-2, C4, PTB: WikiText-2 is not in the embedded data"
+    )
+
+
+def test_ratio_counts_the_patch(run: Run) -> None:
+    cells = run.cells()
+    assert cells["table01/llama-2-7b/n7/shortgpt/ratio"]["text"] == "21.02"
+    patched = cells["table01/llama-2-7b/n7/shortgpt+linearpatch/ratio"]
+    assert patched["text"] == "20.78" and patched["source"]["pointer"] == "/parameters"
+    assert abs(patched["difference"]) < 0.005
+    assert cells["table01/llama-2-7b/n0/dense/ratio"]["value"] == 0.0
+
+
+def test_layers_come_from_the_plan(run: Run) -> None:
+    cells = run.cells()
+    sleb = cells["table08/llama-2-7b/n7/sleb/layers"]
+    assert sleb["value"] == [14, 23, 11, 24, 10, 27, 16]
+    assert sleb["text"] == "14, 23, 11, 24, 10, 27, 16"
+    assert sleb["difference"] == 1  # the paper removes 15 where this plan removes 16
+    window = cells["table08/llama-2-7b/n7/shortgpt/layers"]
+    assert window["text"] == "[23,30)" and window["published_text"] == "[23,30)"
+    assert window["difference"] == 0
+    assert window["source"]["pointer"] == "/order"
+
+
+def test_equal_layers_are_pointed_out(run: Run) -> None:
+    sections = {
+        (section["model"], section["n"]): {row["id"]: row["note"] for row in section["rows"]}
+        for section in run.build()["tables"][0]["sections"]
+    }
+    assert sections[SMALL, 5]["llm-streamline"] == "same layers as ShortGPT"
+    assert sections[SMALL, 5]["llm-streamline+linearpatch"] == "same layers as ShortGPT"
+    assert sections[SMALL, 5]["shortgpt+linearpatch"] is None
+    assert sections[SMALL, 3]["llm-streamline"] is None
+
+
+def test_undefined_methods_give_the_stated_reason(run: Run) -> None:
+    cells = run.cells()
+    expected = {
+        "table01/smollm2-135m/n5/llm-pruner/piqa": "width pruning is not built yet",
+        "table01/smollm2-135m/n5/llm-pruner/qa_rp": "width pruning is not built yet",
+        "table06/smollm2-135m/n5/linearpatch+ft/novels": "distillation is not built yet",
+        "table08/smollm2-135m/n5/taylor-plus/layers": "the Taylor+ selection is not built yet",
+        "table02/smollm2-135m/n5/sleb+linearpatch/novels": "one patch per removed layer",
+    }
+    for name, reason in expected.items():
+        assert cells[name]["status"] == "missing" and cells[name]["value"] is None
+        assert cells[name]["reason"].startswith(reason)
+    run.spec["recoveries"] = run.spec["recoveries"] | {"linearpatch+ft": "tuned"}
+    reason = run.cells()["table06/smollm2-135m/n5/linearpatch+ft/novels"]["reason"]
+    assert reason == "this profile does not build the variant"
+
+
+def test_a_missing_score_takes_its_averages_along(run: Run) -> None:
+    run.drop("scores", run.score_path(SMALL, "boolq", "sleb", 5, "none"))
+    cells = run.cells()
+    prefix = "table01/smollm2-135m/n5/sleb"
+    assert cells[f"{prefix}/boolq"]["reason"] == "there is no score file for 'boolq'"
+    for name in ("qa_avg", "qa_rp"):
+        assert cells[f"{prefix}/{name}"]["status"] == "missing"
+        assert cells[f"{prefix}/{name}"]["value"] is None
+        assert "sleb/boolq, which is missing" in cells[f"{prefix}/{name}"]["reason"]
+    assert cells[f"{prefix}/piqa"]["status"] == "measured"
+    # Other rows stay over the same seven tasks.
+    assert cells["table01/smollm2-135m/n5/shortgpt/qa_avg"]["benchmarks_used"] == 7
+
+
+def test_a_missing_dense_score_takes_retained_performance_along(run: Run) -> None:
+    run.drop("scores", run.score_path(SMALL, "copa"))
+    cells = run.cells()
+    assert cells["table01/smollm2-135m/n5/sleb/qa_avg"]["status"] == "measured"
+    retained = cells["table01/smollm2-135m/n5/sleb/qa_rp"]
+    assert retained["status"] == "missing" and "n0/dense/copa" in retained["reason"]
+
+
+def test_a_dense_score_of_zero_is_no_denominator(run: Run) -> None:
+    run.change_score(run.score_path(SMALL, "copa"), value=0.0)
+    retained = run.cells()["table01/smollm2-135m/n5/sleb/qa_rp"]
+    assert retained["status"] == "missing" and "dense/copa is 0" in retained["reason"]
+
+
+def test_no_number_means_missing(run: Run) -> None:
+    run.change_score(run.score_path(SMALL, "novels", "sleb", 5, "none"), value=None, stderr=None)
+    cell = run.cells()["table02/smollm2-135m/n5/sleb/novels"]
+    assert cell["status"] == "missing" and cell["reason"] == "the evaluation gave no finite number"
+
+
+def test_an_unverified_score_is_missing_and_so_is_what_rests_on_it(run: Run) -> None:
+    path = run.score_path(SMALL, "piqa", "sleb", 5, "none")
+    run.problems[path] = "the record does not match the file"
+    cells = run.cells()
+    for column in ("piqa", "qa_avg", "qa_rp"):
+        cell = cells[f"table01/smollm2-135m/n5/sleb/{column}"]
+        assert cell["status"] == "missing" and cell["value"] is None
+        assert "the record does not match the file" in cell["reason"]
+    assert cells["table01/smollm2-135m/n5/sleb/copa"]["status"] == "measured"
+
+
+@pytest.mark.parametrize("kind", ["plans", "patches"])
+def test_an_unverified_plan_or_patch_empties_its_rows(run: Run, kind: str) -> None:
+    path = next(p for p in run.paths[kind] if f"{SMALL}/" in p and "/sleb/n5/" in p)
+    run.problems[path] = "altered"
+    variant = str(Path(path).parent) if kind == "patches" else None
+    affected = [
+        cell
+        for cell in run.cells().values()
+        if cell["status"] != "published"
+        and cell["variant"] is not None
+        and (
+            cell["variant"] == variant
+            if variant
+            else "smollm2-135m/calibration/wikipedia/selection/sleb/n5/" in cell["variant"]
+        )
+    ]
+    assert affected
+    assert {cell["status"] for cell in affected} == {"missing"}
+    assert {cell["reason"] for cell in affected if cell["column"] == "piqa"} == {"altered"}
+    assert run.cells()["table01/smollm2-135m/n5/shortgpt/piqa"]["status"] == "measured"
+
+
+def test_best_and_second_among_measured_pruned_rows(run: Run) -> None:
+    def put(value: float, *variant: Any) -> None:
+        run.change_score(run.score_path(SMALL, "piqa", *variant), value=value)
+        run.change_score(run.score_path(SMALL, "novels", *variant), value=value)
+
+    put(99.0)  # dense: out of the contest
+    put(40.0, "sleb", 5, "none")
+    put(50.0, "shortgpt", 5, "none")
+    put(50.0, "llm-streamline", 5, "none")
+    put(60.0, "shortgpt", 5, "linearpatch")
+    put(45.0, "llm-streamline", 5, "linearpatch")
+    cells = run.cells()
+    marks = {
+        name.split("/")[3]: cell["mark"]
+        for name, cell in cells.items()
+        if name.startswith("table01/smollm2-135m/")
+        and name.endswith("/piqa")
+        and "/n3/" not in name
+    }
+    assert marks == {
+        "dense": None,
+        "llm-pruner": None,
+        "sleb": None,
+        "shortgpt": "second",
+        "llm-streamline": "second",
+        "shortgpt+linearpatch": "best",
+        "llm-streamline+linearpatch": None,
+    }
+    assert cells["table02/smollm2-135m/n5/sleb/novels"]["mark"] == "best"  # lower is better
+    assert cells["table02/smollm2-135m/n5/llm-streamline+linearpatch/novels"]["mark"] == "second"
+    assert {c["mark"] for c in cells.values() if c["column"] == "ratio"} == {None}
+    assert {c["mark"] for c in cells.values() if c["status"] != "measured"} == {None}
+
+
+def test_payload_counts_ids_and_bytes(run: Run) -> None:
+    payload = run.build()
+    ids = [cell["id"] for cell in payload["cells"]]
+    assert len(ids) == len(set(ids))
+    shown = [
+        name
+        for table in payload["tables"]
+        for section in table["sections"]
+        for row in section["rows"]
+        for name in row["cells"]
+        if name
+    ]
+    assert sorted(shown) == sorted(ids)
+    counts = payload["run"]["counts"]
+    for status, count in counts.items():
+        assert count == sum(cell["status"] == status for cell in payload["cells"])
+    assert sum(counts.values()) == len(ids)
+    for cell in payload["cells"]:
+        assert (cell["status"] == "missing") == (cell["reason"] is not None)
+        if cell["status"] == "missing":
+            assert cell["value"] is None and cell["source"] is None and cell["stderr"] is None
+        elif cell["column"] not in ("ratio", "qa_rp"):
+            assert cell["source"] or cell["parts"]
+    assert canonical_json(payload) == canonical_json(run.build())
+
+
+def test_csv_gives_the_exact_values_back(run: Run) -> None:
+    import csv
+
+    payload = run.build()
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    lines = list(csv.DictReader(table_csv(payload, "table01").splitlines()))
+    assert len(lines) == sum(cell["table"] == "table01" for cell in payload["cells"])
+    for line in lines:
+        cell = cells[line["id"]]
+        assert (float(line["value"]) if line["value"] else None) == cell["value"]
+        assert line["reason"] == (cell["reason"] or "")
+        assert line["limited"] == ("true" if cell["limited"] else "false")
+    layers = {
+        line["id"]: line for line in csv.DictReader(table_csv(payload, "table08").splitlines())
+    }
+    assert layers["table08/llama-2-7b/n7/sleb/layers"]["value"] == "14 23 11 24 10 27 16"
+
+
+def test_misplaced_files_are_refused(run: Run) -> None:
+    path = run.score_path(SMALL, "piqa", "sleb", 5, "none")
+    run.change_score(path, benchmark="copa")
+    with pytest.raises(LpstepsError, match="holds copa of smollm2-135m, expected piqa"):
+        run.build()
+    run.change_score(path, benchmark="piqa", unit="perplexity")
+    with pytest.raises(LpstepsError, match="unit: 'perplexity'"):
+        run.build()
+    del run.spec["variants"][variant_folder(SMALL, "sleb", 5, "none")]
+    with pytest.raises(LpstepsError, match="is not a variant of this profile"):
+        run.build()
+
+
+def test_spec_mistakes_are_named(run: Run) -> None:
+    run.spec["tables"]["table01"]["gpt"] = [1]
+    with pytest.raises(LpstepsError, match="'gpt' is used but not described"):
+        run.build()
+
+
+@pytest.mark.parametrize(
+    ("order", "text"),
+    [((3, 2, 4), "[2,5)"), ((5, 2), "5, 2"), ((7,), "7"), ((), ""), ((0, 1), "[0,2)")],
+)
+def test_layers_as_text(order: tuple[int, ...], text: str) -> None:
+    assert format_layers(order) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(11.65, "11.65"), (100.0, "100.00"), (2840.377, "2840.38"), (1e9, "1.00e+09")],
+)
+def test_numbers_as_text(value: float, text: str) -> None:
+    assert format_value(value) == text

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from report_example import ROOT
+
+from lpsteps.errors import LpstepsError
+from lpsteps.report.definitions import list_tables, load_table, read_table
+
+SHIPPED = ROOT / "reports/tables"
+
+
+def test_shipped_tables_are_found_and_valid() -> None:
+    names = list_tables(SHIPPED)
+    assert {"table01", "table02", "table06", "table08"} <= set(names)
+    for name in names:
+        assert load_table(name, SHIPPED).id == name
+
+
+def test_queries_and_benchmarks_follow_the_file() -> None:
+    table = load_table("table06", SHIPPED)
+    assert table.queries() == (
+        None,
+        ("llm-streamline", "none"),
+        ("llm-streamline", "channel-scale"),
+        ("llm-streamline", "linearpatch"),
+        ("llm-streamline", "linearpatch+ft"),
+    )
+    assert table.variants() == table.queries()
+    assert table.benchmarks()[:4] == ("wikitext2", "c4", "ptb", "wikipedia")
+    assert "qa_avg" not in table.benchmarks()
+
+
+def test_a_table_of_layers_needs_plans_but_no_variants() -> None:
+    table = load_table("table08", SHIPPED)
+    assert ("sleb", "none") in table.queries()
+    assert table.variants() == ()
+    assert table.benchmarks() == ()
+
+
+def test_direction_of_columns() -> None:
+    columns = {
+        column.id: column.higher_is_better for column in load_table("table01", SHIPPED).columns
+    }
+    assert columns["copa"] is True and columns["qa_rp"] is True and columns["ratio"] is None
+    assert {c.higher_is_better for c in load_table("table02", SHIPPED).columns} == {False}
+
+
+def test_unknown_table_names_the_nearest() -> None:
+    with pytest.raises(LpstepsError, match="did you mean 'table01'"):
+        load_table("tabel01", SHIPPED)
+
+
+VALID = """
+id: mine
+title: T
+caption: C
+columns:
+  - {id: copa, title: CoPa, unit: percent}
+  - {id: avg, title: Avg, kind: mean, unit: percent, of: [copa]}
+rows:
+  - {id: dense, label: Dense}
+  - {id: sleb, label: SLEB, selection: sleb}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("of: [copa]", "of: [cupa]", "'cupa' is no benchmark column .* did you mean 'copa'"),
+        (
+            "kind: mean, unit: percent, of: [copa]",
+            "kind: mean, unit: percent",
+            "`of` lists benchmarks for kind mean or retained",
+        ),
+        ("id: sleb,", "id: dense,", "row 'dense' is there twice"),
+        ("{id: avg,", "{id: copa,", "column 'copa' is there twice"),
+        ("selection: sleb", "recovery: none", "only the dense row"),
+        ("selection: sleb", "select: sleb", "select"),
+        ("unit: percent}", "unit: furlong}", "furlong"),
+        ("id: mine", "id: other", "must be the file's name, 'mine'"),
+        ("title: T", "title: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert read_table(written(tmp_path, VALID)).benchmarks() == ("copa",)
+    assert old in VALID
+    with pytest.raises(LpstepsError, match=message) as caught:
+        read_table(written(tmp_path, VALID.replace(old, new, 1)))
+    assert "\n" not in str(caught.value)
+    assert "mine.yaml" in str(caught.value)
+
+
+def test_retained_needs_a_dense_row(tmp_path: Path) -> None:
+    text = VALID.replace("kind: mean", "kind: retained").replace(
+        "  - {id: dense, label: Dense}\n", ""
+    )
+    with pytest.raises(LpstepsError, match="needs a dense row"):
+        read_table(written(tmp_path, text))
+
+
+def test_the_loader_imports_nothing_heavy() -> None:
+    heavy = ["torch", "transformers", "lm_eval", "pandas", "pyarrow", "datasets", "jinja2"]
+    program = (
+        "import sys; before = set(sys.modules); import lpsteps.report.definitions; "
+        f"print([name for name in {heavy} if name in set(sys.modules) - before])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,300 @@
+"""The page as markup: what it says, how it is built, and that nothing in it reaches outside."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_example as example
+from report_example import ROOT
+
+from lpsteps.errors import LpstepsError
+from lpsteps.report.page import render_page, sample_sentences, script_json
+from lpsteps.steps.build_tables import main as build_tables
+
+TEMPLATES = {
+    path.name: path.read_text(encoding="utf-8") for path in (ROOT / "reports/templates").iterdir()
+}
+
+
+class Element:
+    def __init__(self, tag: str, attributes: dict[str, str], parent: Element | None) -> None:
+        self.tag, self.attributes, self.parent = tag, attributes, parent
+        self.content: list[Element | str] = []
+
+    @property
+    def children(self) -> list[Element]:
+        return [item for item in self.content if isinstance(item, Element)]
+
+    @property
+    def text(self) -> str:
+        return "".join(item if isinstance(item, str) else item.text for item in self.content)
+
+    def all(self, tag: str) -> list[Element]:
+        found = [self] if self.tag == tag else []
+        return found + [hit for child in self.children for hit in child.all(tag)]
+
+    def up(self, tag: str) -> Element:
+        node: Element | None = self
+        while node is not None and node.tag != tag:
+            node = node.parent
+        assert node is not None
+        return node
+
+
+class Tree(HTMLParser):
+    VOID = frozenset({"meta", "br", "input", "link", "img"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.root = self.open = Element("", {}, None)
+        self.feed(html)
+        assert self.open is self.root, f"<{self.open.tag}> is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = Element(tag, {name: value or "" for name, value in attrs}, self.open)
+        self.open.content.append(element)
+        if tag not in self.VOID:
+            self.open = element
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.tag == tag, f"</{tag}> closes <{self.open.tag}>"
+        assert self.open.parent is not None
+        self.open = self.open.parent
+
+    def handle_data(self, data: str) -> None:
+        self.open.content.append(data)
+
+
+@pytest.fixture(scope="module")
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("run")
+    example.copy_reports(folder)
+    paths = example.write_run(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert (
+            build_tables([*example.build_arguments(paths), "--spec", json.dumps(example.spec())])
+            == 0
+        )
+    return json.loads((folder / "out/tables.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def html(payload: dict[str, Any]) -> str:
+    return render_page(payload, "0" * 64, TEMPLATES)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Element:
+    return Tree(html).root
+
+
+def button(page: Element, cell: str) -> Element:
+    [found] = [b for b in page.all("button") if b.attributes.get("data-cell") == cell]
+    return found
+
+
+def test_the_page_refers_to_nothing_outside_itself(html: str, page: Element) -> None:
+    for element in [
+        e for tag in ("link", "img", "iframe", "object", "base") for e in page.all(tag)
+    ]:
+        pytest.fail(f"<{element.tag}> in the page")
+    for script in page.all("script"):
+        assert "src" not in script.attributes
+    for anchor in page.all("a"):
+        assert anchor.attributes["href"].startswith("#")
+    style = page.all("style")[0].text
+    assert "url(" not in style and "@import" not in style
+    assert not re.search(r"https?://", html)
+    [policy] = [m for m in page.all("meta") if "Content-Security-Policy" in m.attributes.values()]
+    assert "default-src 'none'" in policy.attributes["content"]
+
+
+def test_tables_are_semantic(payload: dict[str, Any], page: Element) -> None:
+    tables = page.all("table")
+    models = sum(len({s["model"] for s in table["sections"]}) for table in payload["tables"])
+    assert len(tables) == models
+    for table in tables:
+        assert len(table.all("caption")) == 1 and table.all("caption")[0].text.strip()
+        assert all("scope" in heading.attributes for heading in table.all("th"))
+        for row in table.all("tr"):
+            cells = [c for c in row.children if c.tag in ("td", "th")]
+            width = sum(int(cell.attributes.get("colspan", "1")) for cell in cells)
+            assert width == len(table.all("thead")[0].all("tr")[-1].children)
+    ids = [
+        e.attributes["id"] for e in page.all("table") + page.all("section") if "id" in e.attributes
+    ]
+    assert len(ids) == len(set(ids))
+    for link in page.all("nav")[0].all("a"):
+        assert link.attributes["href"][1:] in ids
+    assert len(page.all("nav")[0].all("a")) == 4
+
+
+def test_every_number_opens_its_source(payload: dict[str, Any], page: Element) -> None:
+    opened = {b.attributes["data-cell"] for b in page.all("button") if "data-cell" in b.attributes}
+    for cell in payload["cells"]:
+        if cell["status"] != "missing":
+            assert cell["id"] in opened
+            assert cell["text"] in button(page, cell["id"]).text
+    data = json.loads(next(s for s in page.all("script") if s.attributes.get("id")).text)
+    cell_id = "table01/smollm2-135m/n5/sleb/piqa"
+    expected = next(cell for cell in payload["cells"] if cell["id"] == cell_id)
+    assert data["cells"][cell_id]["source"] == expected["source"]
+    assert data["cells"][cell_id]["value"] == expected["value"]
+    assert data["cells"]["table01/smollm2-135m/n0/dense/ratio"]["value"] == 0.0
+    assert data["cells"]["table08/llama-2-7b/n7/shortgpt/layers"]["difference"] == 0
+    assert data["variants"][expected["variant"]]["order"] == [21, 9, 13, 20, 5]
+    assert data["scores"][expected["source"]["path"]]["settings"]["harness"] == "0.4.13"
+
+
+def test_limited_numbers_say_so_in_the_cell(page: Element) -> None:
+    limited = button(page, "table01/smollm2-135m/n5/sleb/piqa")
+    assert "n=64" in limited.text
+    assert "6.25" in limited.attributes["title"] and "64 of 1838" in limited.attributes["title"]
+    assert "n=" not in button(page, "table01/smollm2-135m/n5/sleb/copa").text
+    average = button(page, "table01/smollm2-135m/n5/sleb/qa_avg")
+    assert "7 of 9" in average.text and "limited" in average.text
+
+
+def test_measured_and_printed_differ_by_words_not_only_by_colour(page: Element) -> None:
+    beside = button(page, "table01/llama-2-7b/n7/sleb/arc_easy")
+    assert "paper 56.57" in beside.text
+    assert "measured" in beside.attributes["aria-label"]
+    printed = button(page, "table01/llama-3-8b/n5/sleb/arc_easy")
+    assert "printed in the paper" in printed.attributes["aria-label"]
+    assert "printed in the paper" in printed.up("details").all("summary")[0].text
+    mixed = button(page, "table01/llama-2-7b/n9/sleb/arc_easy")
+    assert "9 of 32 layers removed, printed in the paper" in mixed.up("tbody").text
+
+
+def test_missing_cells_give_their_reason(page: Element) -> None:
+    row = button(page, "table01/smollm2-135m/n5/llm-pruner/ratio")
+    assert row.text.endswith("width pruning is not built yet")
+    assert row.up("td").attributes["colspan"] == "12"
+    gap = button(page, "table01/smollm2-135m/n5/sleb/wsc273")
+    assert "WSC273 is not in the embedded data" in gap.attributes["aria-label"]
+    notes = [item.text for item in gap.up("details").all("li")]
+    assert any(note.startswith("WSC: WSC273 is not in the embedded data") for note in notes)
+
+
+def test_columns_without_a_printed_value_are_left_out_of_printed_groups(page: Element) -> None:
+    group = button(page, "table02/llama-3-8b/n7/sleb/c4").up("table")
+    heads = [th.text for th in group.all("thead")[0].all("tr")[-1].all("th")]
+    assert heads == ["Method", "WIKI-2", "C4", "PTB", "Avg"]
+
+
+def test_strip_shows_the_removed_layers(page: Element) -> None:
+    bars = button(page, "table08/smollm2-135m/n5/sleb/layers").all("i")
+    gone = [index for index, bar in enumerate(bars) if bar.attributes.get("class") == "gone"]
+    assert len(bars) == 30 and gone == [5, 9, 13, 20, 21]
+
+
+def test_hostile_text_stays_text(payload: dict[str, Any]) -> None:
+    evil = "</script><img src=x onerror=alert(1)>&'\""
+    spoiled = copy.deepcopy(payload)
+    spoiled["tables"][0]["title"] = spoiled["run"]["profile"] = evil
+    for section in spoiled["tables"][0]["sections"]:
+        section["title"] = evil
+        for row in section["rows"]:
+            row["label"] = evil
+    for cell in spoiled["cells"]:
+        cell["reason"] = evil if cell["reason"] else None
+    root = Tree(render_page(spoiled, evil, TEMPLATES)).root
+    assert root.all("img") == []
+    assert evil in root.all("h2")[0].text
+    data = json.loads(next(s for s in root.all("script") if s.attributes.get("id")).text)
+    assert evil in {cell.get("reason") for cell in data["cells"].values()}
+
+
+def test_script_json_round_trips() -> None:
+    content = {"a": "</script><!-- & \u2028 é", "b": [1.5, None, True]}
+    text = script_json(content)
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == content
+
+
+def test_templates_do_no_arithmetic() -> None:
+    for name, text in TEMPLATES.items():
+        for code in re.findall(r"{[{%](.*?)[%}]}", text, re.DOTALL) if name.endswith(".j2") else []:
+            bare = re.sub(r"'[^']*'|\"[^\"]*\"|^-|-$", "", code.strip())
+            assert not re.search(r"[-+*/~]|\b(round|sum|float|int|abs)\b", bare), (name, code)
+
+
+def limits(*cases: tuple[str, int, int]) -> dict[str, Any]:
+    return {
+        "run": {
+            "limits": [
+                {
+                    "benchmark": name,
+                    "protocol": "perplexity" if name == "novels" else "harness",
+                    "n": n,
+                    "total": total,
+                    "limited": n < total,
+                }
+                for name, n, total in cases
+            ]
+        },
+        "tables": [
+            {
+                "columns": [
+                    {"id": name, "title": name.upper()} for name in ("piqa", "copa", "novels")
+                ]
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("cases", "expected"),
+    [
+        (
+            [("piqa", 64, 1838), ("copa", 64, 100)],
+            ["Each question-answering number is on the first 64 documents of its split."],
+        ),
+        (
+            [("piqa", 1838, 1838), ("novels", 31, 31)],
+            [
+                "Each question-answering number is over all documents of its split.",
+                "Each perplexity is over all windows of its split.",
+            ],
+        ),
+        (
+            [("piqa", 64, 1838), ("copa", 100, 100)],
+            [
+                "Each question-answering number is on a limited number of documents: "
+                "the first 64 for PIQA; all for COPA."
+            ],
+        ),
+        ([], []),
+    ],
+)
+def test_sample_limits_in_words(cases: list[tuple[str, int, int]], expected: list[str]) -> None:
+    assert sample_sentences(limits(*cases)) == expected
+
+
+def test_mistakes_in_templates_are_one_line(payload: dict[str, Any]) -> None:
+    broken = TEMPLATES | {"table.html.j2": TEMPLATES["table.html.j2"] + "{% if %}"}
+    with pytest.raises(LpstepsError, match=r"table\.html\.j2") as caught:
+        render_page(payload, "", broken)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(LpstepsError, match=r"style\.css was not given"):
+        render_page(payload, "", {k: v for k, v in TEMPLATES.items() if k != "style.css"})
+    with pytest.raises(LpstepsError, match=r"script\.js: '</script'"):
+        render_page(payload, "", TEMPLATES | {"script.js": "'</script>'"})
+    with pytest.raises(LpstepsError, match="schema 2, expected 1"):
+        render_page(payload | {"schema": 2}, "", TEMPLATES)
+
+
+def test_templates_are_the_files_of_the_folder() -> None:
+    assert {Path(name).name for name in TEMPLATES} == {
+        "page.html.j2",
+        "table.html.j2",
+        "style.css",
+        "script.js",
+    }

@@ -1,0 +1,348 @@
+"""The edit matrix: which jobs an edit makes Snakemake plan, exactly.
+
+Each row edits a copy of a finished project and compares the planned jobs with the stated ones. A
+job is known by its log file, which holds the rule and all wildcards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from project import CHECKOUT, PROFILE, snakemake, write_yaml
+
+NOTHING: tuple[str, ...] = ()
+REPORT = ("build_tables/", "render_report/")
+
+
+def planned(project: Path, *options: str) -> set[str]:
+    """The jobs of a dry run."""
+    run = snakemake(project, "-n", "-p", "reports/tables.html", *options)
+    assert run.returncode == 0, run.stdout
+    return set(re.findall(r"--log logs/(\S+)\.log", run.stdout))
+
+
+@pytest.fixture(scope="session")
+def every_job(finished: Path) -> set[str]:
+    return planned(finished, "--forceall")
+
+
+def replace(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def edit(project: Path) -> None:
+        text = (project / path).read_text()
+        assert old in text, f"{path} has no {old!r}"
+        (project / path).write_text(text.replace(old, new))
+
+    return edit
+
+
+def append(path: str, text: str) -> Callable[[Path], None]:
+    """Add code at the end of a module: the smallest edit that changes what it defines."""
+
+    def edit(project: Path) -> None:
+        with (project / path).open("a") as stream:
+            stream.write(text)
+
+    return edit
+
+
+def code(path: str) -> Callable[[Path], None]:
+    return append(path, "\nADDED_BY_AN_EDIT = 1\n")
+
+
+def configure(path: str, change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """Change a YAML file through its content."""
+
+    def edit(project: Path) -> None:
+        content = yaml.safe_load((project / path).read_text())
+        change(content)
+        write_yaml(project / path, content)
+
+    return edit
+
+
+def modules(project: Path) -> list[Path]:
+    return sorted((project / "lpsteps").rglob("*.py"))
+
+
+def comments(project: Path) -> None:
+    for module in modules(project):
+        module.write_text("# A comment.\n" + module.read_text() + "\n# Another one.\n")
+
+
+def docstrings(project: Path) -> None:
+    for module in modules(project):
+        text = module.read_text()
+        assert text.startswith('"""')
+        module.write_text('"""Rewritten. ' + text[3:])
+
+
+def formatting(project: Path) -> None:
+    subprocess.run(
+        ["ruff", "format", "--line-length", "60", "--no-cache", "--isolated", "lpsteps"],
+        cwd=project,
+        check=True,
+        env={**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+    )
+    assert any(
+        module.read_bytes() != (CHECKOUT / module.relative_to(project)).read_bytes()
+        for module in modules(project)
+    )
+
+
+def touch_everything(project: Path) -> None:
+    for path in sorted(project.rglob("*"), reverse=True):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+
+
+def fresh_clone_with_copied_results(project: Path) -> None:
+    """New files for everything, written in an order that has nothing to do with the DAG."""
+    for name in ("lpsteps", "workflow", "config", "reports", "resources", "results"):
+        moved = project / f"{name}.old"
+        (project / name).rename(moved)
+        shutil.copytree(moved, project / name, copy_function=shutil.copyfile)
+        shutil.rmtree(moved)
+
+
+def rename_function(project: Path) -> None:
+    """Rename `read_plan` wherever it occurs: its module and the steps that call it."""
+    for module in modules(project):
+        text = module.read_text()
+        if "read_plan" in text:
+            module.write_text(text.replace("read_plan", "load_the_plan"))
+
+
+def change_data(project: Path) -> None:
+    """Another COPA file under the same name."""
+    import pyarrow.parquet as pq
+
+    path = project / "../data/copa_validation.parquet"
+    assert not path.resolve().is_symlink()
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+def add_row(table: str, row: dict[str, str]) -> Callable[[Path], None]:
+    return configure(f"reports/tables/{table}.yaml", lambda content: content["rows"].append(row))
+
+
+def drop_row(table: str, row_id: str) -> Callable[[Path], None]:
+    def change(content: dict) -> None:
+        kept = [row for row in content["rows"] if row["id"] != row_id]
+        assert len(kept) == len(content["rows"]) - 1
+        content["rows"] = kept
+
+    return configure(f"reports/tables/{table}.yaml", change)
+
+
+def in_turn(*edits: Callable[[Path], None]) -> Callable[[Path], None]:
+    def edit(project: Path) -> None:
+        for single in edits:
+            single(project)
+
+    return edit
+
+
+def add_table(project: Path) -> None:
+    text = (project / "reports/tables/table02.yaml").read_text()
+    (project / "reports/tables/tablexx.yaml").write_text(text.replace("table02", "tablexx"))
+    (project / "reports/published/tablexx.csv").write_text(
+        (project / "reports/published/table02.csv").read_text().splitlines()[0] + "\n"
+    )
+    configure(PROFILE, lambda c: c["tables"].update(tablexx={"tiny": [2]}))(project)
+
+
+SCORES = r"evaluate_(perplexity|harness)/tiny/"
+PLAN = r"(rank_layers|choose_layers|build_patch|evaluate_\w+)/tiny.*"
+STATISTICS = (
+    "calibrate/",
+    r"(rank_layers|choose_layers)/.*(shortgpt|llm-streamline)",
+    r"build_patch/.*(shortgpt|llm-streamline|linearpatch|channel-scale)",
+    SCORES + r"calibration/.*(shortgpt|llm-streamline|linearpatch|channel-scale)",
+)
+
+# Edit -> (what to do, patterns of the jobs that it invalidates, and no others).
+MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "comments in every module": (comments, NOTHING),
+    "docstrings of every module": (docstrings, NOTHING),
+    "formatting of every module": (formatting, NOTHING),
+    "touch of every file": (touch_everything, NOTHING),
+    "fresh clone with copied results": (fresh_clone_with_copied_results, NOTHING),
+    "comment in the profile": (append(PROFILE, "# a comment\n"), NOTHING),
+    "module that no step imports": (
+        lambda project: (project / "lpsteps/unused.py").write_text('"""Unused."""\nX = 1\n'),
+        NOTHING,
+    ),
+    "method that no variant uses": (code("lpsteps/selection/random_layers.py"), NOTHING),
+    "config loader": (code("lpsteps/config.py"), NOTHING),
+    "one repair method": (
+        code("lpsteps/recovery/channel_scale.py"),
+        (r"build_patch/.*channel-scale", SCORES + r".*channel-scale/", *REPORT),
+    ),
+    "repair method of two entries": (
+        code("lpsteps/recovery/linearpatch.py"),
+        (r"build_patch/.*linearpatch", SCORES + r".*linearpatch", *REPORT),
+    ),
+    "repair that does nothing": (
+        code("lpsteps/recovery/none.py"),
+        (r"build_patch/.*\.none", SCORES + r".*/none/", *REPORT),
+    ),
+    "one metric": (
+        code("lpsteps/selection/block_influence.py"),
+        (PLAN + "shortgpt", r"(rank|choose)_layers/tiny-b.*shortgpt", *REPORT),
+    ),
+    "the metric that runs the model": (
+        code("lpsteps/selection/sleb.py"),
+        (PLAN + "sleb", *REPORT),
+    ),
+    "calibration step": (code("lpsteps/steps/calibrate.py"), (*STATISTICS, *REPORT)),
+    "calibration pass": (code("lpsteps/calibration.py"), (*STATISTICS, *REPORT)),
+    "perplexity": (
+        code("lpsteps/evaluation/perplexity.py"),
+        ("evaluate_perplexity/", *REPORT),
+    ),
+    "wrapper of the harness": (
+        code("lpsteps/evaluation/harness.py"),
+        ("evaluate_harness/", *REPORT),
+    ),
+    "layer removal": (code("lpsteps/models/surgery.py"), (SCORES, *REPORT)),
+    "tokenising": (
+        code("lpsteps/data/windows.py"),
+        ("tokenize_corpus/", *STATISTICS, PLAN + "sleb", "evaluate_perplexity/", *REPORT),
+    ),
+    "choice of layers": (
+        code("lpsteps/steps/choose_layers.py"),
+        ("choose_layers/", "build_patch/", SCORES + "calibration/", *REPORT),
+    ),
+    "cells of the tables": (code("lpsteps/report/cells.py"), REPORT),
+    "page": (code("lpsteps/report/page.py"), ("render_report/",)),
+    "template": (append("reports/templates/page.html.j2", "<!-- x -->\n"), ("render_report/",)),
+    "style sheet": (append("reports/templates/style.css", "/* x */\n"), ("render_report/",)),
+    "published value": (replace("reports/published/table02.csv", "18.45", "18.46"), REPORT),
+    "caption of a table": (
+        configure("reports/tables/table02.yaml", lambda c: c.update(caption="Another one.")),
+        REPORT,
+    ),
+    "title of a benchmark": (
+        replace("lpsteps/evaluation/benchmarks/copa.yaml", "title: CoPa", "title: COPA"),
+        REPORT,
+    ),
+    "metric of a benchmark": (
+        replace("lpsteps/evaluation/benchmarks/copa.yaml", "metric: acc", "metric: acc_norm"),
+        ("evaluate_harness/", *REPORT),
+    ),
+    "title of a selection": (
+        configure("config/methods.yaml", lambda c: c["selections"]["sleb"].update(title="S")),
+        REPORT,
+    ),
+    "value that one variant uses": (
+        configure(
+            "config/methods.yaml",
+            lambda c: c["recoveries"]["linearpatch-per-layer"]["params"].update(eps=1e-6),
+        ),
+        (r"build_patch/.*linearpatch-per-layer", SCORES + r".*linearpatch-per-layer", *REPORT),
+    ),
+    "two values swapped": (
+        configure(
+            "config/methods.yaml",
+            lambda c: c["selections"]["sleb"]["params"].update(windows=16, length=1 + 1),
+        ),
+        (PLAN + "sleb", *REPORT),
+    ),
+    "number of documents": (
+        configure(PROFILE, lambda c: c["suites"]["qa"]["benchmarks"].update(arc_easy=7)),
+        ("evaluate_harness/", *REPORT),
+    ),
+    "limits of two benchmarks swapped": (
+        configure(
+            PROFILE,
+            lambda c: c["suites"]["qa"]["benchmarks"].update(arc_easy=None, copa=6),
+        ),
+        ("evaluate_harness/", *REPORT),
+    ),
+    "number of calibration windows": (
+        configure(
+            "config/tiny_definitions.yaml",
+            lambda c: c["calibrations"]["wikipedia"].update(windows=2),
+        ),
+        (*STATISTICS, *REPORT),
+    ),
+    "another pruning level": (
+        configure(PROFILE, lambda c: c["tables"]["table08"].update(tiny=[2, 1, 3])),
+        (PLAN + "sleb", r"choose_layers/tiny\..*n3", *REPORT),
+    ),
+    "model added": (
+        in_turn(
+            configure(
+                "config/tiny_definitions.yaml",
+                lambda c: c["models"].update({"tiny-c": c["models"]["tiny"]}),
+            ),
+            configure(PROFILE, lambda c: c["tables"]["table08"].update({"tiny-c": [1]})),
+        ),
+        ("tiny-c", *REPORT),
+    ),
+    "model removed": (
+        configure(PROFILE, lambda c: c["tables"]["table08"].pop("tiny-b")),
+        REPORT,
+    ),
+    "variant added": (
+        add_row(
+            "table02",
+            {"id": "sl+d", "label": "+d", "selection": "sleb", "recovery": "channel-scale"},
+        ),
+        (r"(build_patch|evaluate_perplexity)/tiny.*sleb.*channel-scale", *REPORT),
+    ),
+    "variant removed": (drop_row("table06", "d"), REPORT),
+    "benchmark added": (
+        configure(PROFILE, lambda c: c["suites"]["perplexity"]["benchmarks"].update(stories=1)),
+        (
+            "fetch_data/text-stories",
+            "tokenize_corpus/tiny.stories.test",
+            "evaluate_perplexity/",
+            *REPORT,
+        ),
+    ),
+    "table added that shows what is there": (add_table, REPORT),
+    "table removed": (configure(PROFILE, lambda c: c["tables"].pop("table08")), REPORT),
+    "lock file": (append("requirements.lock", "another==1.0\n"), ("",)),
+    "function renamed that two steps use": (
+        rename_function,
+        ("build_patch/", SCORES, *REPORT),
+    ),
+    "writer of all files": (code("lpsteps/artifacts.py"), ("",)),
+}
+
+
+@pytest.mark.parametrize("row", MATRIX)
+def test_edit_plans_exactly_what_it_invalidates(copy: Path, every_job: set[str], row: str):
+    edit, patterns = MATRIX[row]
+    edit(copy)
+    found = planned(copy)
+    known = every_job | found
+    expected = {job for job in known if any(re.search(pattern, job) for pattern in patterns)}
+    assert found == expected, (
+        f"not expected: {sorted(found - expected)}; not planned: {sorted(expected - found)}"
+    )
+
+
+def test_reason_names_what_changed(copy: Path):
+    code("lpsteps/recovery/channel_scale.py")(copy)
+    run = snakemake(copy, "-n", "reports/tables.html")
+    assert "lpsteps.recovery.channel_scale" in run.stdout
+
+
+def test_equal_upstream_file_does_not_cascade_when_built_first(copy: Path):
+    """Deterministic payloads: the same bytes again leave everything after them alone."""
+    code("lpsteps/steps/calibrate.py")(copy)
+    stats = "results/tiny/calibration/wikipedia/stats.parquet"
+    other = "results/tiny-b/calibration/wikipedia/stats.parquet"
+    run = snakemake(copy, stats, other)
+    assert run.returncode == 0, run.stdout
+    assert planned(copy) == set()

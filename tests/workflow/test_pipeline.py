@@ -1,0 +1,150 @@
+"""The whole workflow on a tiny random model: it ends, it is up to date, it is reproducible."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from project import CHECKOUT, PROFILE, make_project, snakemake
+
+
+def test_every_cell_is_measured_or_says_why_not(finished: Path):
+    tables = json.loads((finished / "reports/tables.json").read_text())
+    cells = {cell["id"]: cell for cell in tables["cells"]}
+    measured = [cell for cell in cells.values() if cell["status"] == "measured"]
+    assert measured and all(
+        isinstance(cell["value"], float) for cell in measured if cell["column"] != "layers"
+    )
+    missing = [cell for cell in cells.values() if cell["status"] == "missing"]
+    assert missing and all(cell["reason"] and cell["value"] is None for cell in missing)
+    cell = cells["table02/tiny/n2/llm-streamline+linearpatch/wikipedia"]
+    score = json.loads((finished / cell["source"]["path"]).read_text())
+    assert cell["value"] == score["value"] and cell["n"] == 2 and cell["limited"]
+
+
+def test_finished_project_has_nothing_to_do(finished: Path):
+    assert "Nothing to be done" in snakemake(finished, "-n", "reports/tables.html").stdout
+
+
+def test_second_build_elsewhere_gives_the_same_bytes(finished: Path, tmp_path: Path):
+    """Payloads hold no times and no paths of the machine, so another folder changes nothing."""
+    other = make_project(tmp_path)
+    # The data and the model lie in another folder, too; only the profile knows where.
+    run = snakemake(other, "reports/tables.html")
+    assert run.returncode == 0, run.stdout
+    names = ["reports/tables.json", "reports/tables.html", "reports/tables/table02.csv"]
+    names += [
+        str(path.relative_to(finished)) for path in sorted((finished / "results").rglob("scores/*"))
+    ]
+    names += [
+        str(path.relative_to(finished))
+        for path in sorted((finished / "results").rglob("*.parquet"))
+    ]
+    names += [
+        str(path.relative_to(finished))
+        for path in sorted((finished / "results").rglob("*.safetensors"))
+    ]
+    compared = [name for name in names if not name.endswith(".record.json")]
+    assert len(compared) > 40
+    different = [n for n in compared if (finished / n).read_bytes() != (other / n).read_bytes()]
+    assert different == []
+
+
+def test_killed_run_continues(copy: Path):
+    """Interrupt in the middle of a job: nothing half written, the same command goes on."""
+    scores = sorted((copy / "results").rglob("scores/*.json"))
+    for path in scores:
+        path.unlink()
+    command = [
+        str(Path(sys.executable).parent / "snakemake"),
+        "--cores",
+        "1",
+        "reports/tables.html",
+    ]
+    environment = {**os.environ, "LPSTEPS_THREADS": "1", "PYTHONPATH": ""}
+    process = subprocess.Popen(
+        [*command, "--configfile", PROFILE],
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any((copy / "results").rglob("scores/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not list(copy.rglob(".partial-*"))
+    run = snakemake(copy, "reports/tables.html", "--rerun-incomplete")
+    assert run.returncode == 0, run.stdout
+    assert all(path.is_file() for path in scores)
+
+
+MISTAKES = {
+    "mistyped method": (
+        "config/methods.yaml",
+        "method: channel_scale",
+        "method: chanel_scale",
+        "recoveries.channel-scale: recovery method 'chanel_scale' does not exist: did you mean 'channel_scale'?",
+    ),
+    "missing model": (
+        PROFILE,
+        "tiny:",
+        "tinny:",
+        "model 'tinny' is not defined; did you mean 'tiny'?",
+    ),
+    "too many layers": (PROFILE, "- 2\n", "- 6\n", "cannot remove 6 layers from a model with 6"),
+    "no YAML": ("config/methods.yaml", "selections:", "selections: [", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_config_mistake_is_one_line_before_any_job(copy: Path, edit, mistake: str):
+    file, old, new, expected = MISTAKES[mistake]
+    edit(copy / file, old, new)
+    run = snakemake(copy, "reports/tables.html")
+    assert run.returncode == 1
+    errors = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and expected in errors[0]
+    assert "Traceback" not in run.stdout
+
+
+def test_lint_has_no_finding_but_the_accepted_one(finished: Path):
+    """One locked environment serves all rules, so none names its own."""
+    run = snakemake(finished, "--lint", "json")
+    findings = json.loads(run.stdout[run.stdout.index("{") :])
+    titles = {lint["title"] for group in findings["rules"] for lint in group["lints"]}
+    titles |= {lint["title"] for group in findings["snakefiles"] for lint in group["lints"]}
+    assert titles <= {"Specify a conda environment or container for each rule."}
+
+
+def test_default_profile_plans_without_network():
+    run = snakemake(CHECKOUT, "-n", "reports/tables.html", profile="config/config.yaml")
+    assert run.returncode == 0, run.stdout
+
+
+def test_conda_environment_has_the_pins_of_the_lock_file():
+    lock = (CHECKOUT / "requirements.lock").read_text().splitlines()
+    pins = dict(map(name_and_version, (line for line in lock if "==" in line)))
+    environment = yaml.safe_load((CHECKOUT / "environment.yml").read_text())
+    listed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert len(listed) > 15
+    for line in listed:
+        package, version = name_and_version(line)
+        assert pins[package] == version, line
+
+
+def name_and_version(line: str) -> tuple[str, str]:
+    package, _, version = line.partition("==")
+    return re.sub(r"[-_.]+", "-", package).lower(), version.strip()
