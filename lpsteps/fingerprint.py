@@ -1,8 +1,8 @@
 """Digests of the code that a step runs, so that an edit reruns the steps it can change only.
 
 Snakemake sees the text of a rule but none of the modules that its program imports. Each rule
-therefore carries a parameter ``{module: digest}`` over the import closure of its program inside this
-package. A digest is taken over the parsed source without comments, docstrings and formatting; it
+therefore carries a parameter ``{module: digest}`` over the import closure of its program inside
+this package. A digest is taken over the parsed source without comments, docstrings and formatting; it
 includes the Python version, because the parse tree belongs to one.
 
 ``python -m lpsteps.fingerprint MODULE...`` lists a closure.
@@ -40,11 +40,9 @@ def source_digest(source: str) -> str:
         SyntaxError: The source does not parse.
     """
     tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
-        has_body = isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        )
-        if has_body and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     text = f"{version}\n{ast.dump(tree, annotate_fields=False)}"
