@@ -2,8 +2,8 @@
 
 Snakemake sees the text of a rule but none of the modules that its program imports. Each rule
 therefore carries a parameter ``{module: digest}`` over the import closure of its program inside
-this package. A digest is taken over the parsed source without comments, docstrings and formatting; it
-includes the Python version, because the parse tree belongs to one.
+this package. A digest is taken over the parsed source without comments, docstrings and formatting;
+it includes the Python version, because the parse tree belongs to one.
 
 ``python -m lpsteps.fingerprint MODULE...`` lists a closure.
 """

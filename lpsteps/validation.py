@@ -33,6 +33,8 @@ def validated(model: type[Model], payload: Any, source: str) -> Model:
             problem = f"unknown key, {nearest(key, known)}"
         elif first["type"] == "missing":
             problem = "required, but not given"
+        elif first["type"] == "value_error":
+            problem = first["msg"].removeprefix("Value error, ")
         else:
             problem = f"{first['input']!r}: {first['msg']}"
         raise LpstepsError(f"{source}: {key}: {problem}") from error

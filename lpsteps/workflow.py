@@ -402,7 +402,9 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
             for plan in plan_folders(config)
         },
         "benchmarks": {
-            name: benchmark.model_dump(mode="json") for name, benchmark in config.benchmarks.items()
+            name: config.benchmarks[name].model_dump(mode="json")
+            for suite in profile.suites.values()
+            for name in suite.benchmarks
         },
         "unavailable": {name: reason for name, reason in reasons.items() if reason is not None},
         "selections": {name: entry.title for name, entry in definitions.selections.items()},

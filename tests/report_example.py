@@ -7,8 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from lpsteps.artifacts import write_json
+from lpsteps.artifacts import sha256_file, write_json
 from lpsteps.plan import Plan, write_plan
+from lpsteps.provenance import record_path, seal
 from lpsteps.report.definitions import load_table
 
 ROOT = Path(__file__).parents[1]
@@ -175,17 +176,25 @@ def write_run(folder: Path, levels: dict[str, list[int]] | None = None) -> dict[
             value = invented(facts["model"], variant, benchmark)
             content = score(facts["model"], variant, benchmark, value)
             write_json(place("scores", f"{variant}/scores/{benchmark}.json"), content)
+    for path in (path for kind in paths.values() for path in kind):
+        write_json(record_path(folder / path), record_of(folder, path))
     return paths
+
+
+def record_of(folder: Path, path: str) -> dict[str, Any]:
+    """Return the record that a step would have written beside a file."""
+    size = (folder / path).stat().st_size
+    output = {"path": path, "sha256": sha256_file(folder / path), "bytes": size}
+    facts = {"schema": 1, "rule": "example", "spec": {}, "code": {}, "inputs": []}
+    return seal({**facts, "outputs": [output]})
 
 
 def build_arguments(paths: dict[str, list[str]]) -> list[str]:
     """Return the command line of ``build_tables`` without the settings."""
     return [
-        *("--scores", *paths["scores"]),
-        *("--plans", *paths["plans"]),
-        *("--patches", *paths["patches"]),
-        *("--definitions", *(f"reports/tables/{table}.yaml" for table in TABLES)),
-        *("--published", *(f"reports/published/{table}.csv" for table in TABLES)),
+        *("--inputs", *(path for kind in paths.values() for path in kind)),
+        *(f"reports/tables/{table}.yaml" for table in TABLES),
+        *(f"reports/published/{table}.csv" for table in TABLES),
         *("--tables-json", "out/tables.json"),
         *("--csv", *(f"out/tables/{table}.csv" for table in TABLES)),
     ]

@@ -139,11 +139,17 @@ def build_packs(inputs: Sequence[Sequence[int]], *, branching: bool, limit: int)
 def build_batches(packs: Sequence[Pack], batch_tokens: int) -> list[list[Pack]]:
     """Cut packs, longest first, into batches of at most `batch_tokens` tokens, padding included.
 
-    A pack that is longer than that makes a batch of its own.
+    A pack that is longer than that makes a batch of its own. Packs in a batch differ by at most a
+    fifth in length, so that little of the work is padding.
     """
     batches: list[list[Pack]] = []
     for pack in packs:
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= batch_tokens:
+        longest = len(batches[-1][0]) if batches else 0
+        if (
+            batches
+            and (len(batches[-1]) + 1) * longest <= batch_tokens
+            and len(pack) * 5 >= longest * 4
+        ):
             batches[-1].append(pack)
         else:
             batches.append([pack])
@@ -211,7 +217,7 @@ def score_requests(
         model: The model, in evaluation mode.
         requests: What to score; contexts and continuations are not empty.
         max_length: Longest input that the model takes, in tokens.
-        batch_tokens: Most tokens in one forward pass, padding included.
+        batch_tokens: Most tokens in one forward pass, padding included; a longer pack runs alone.
         branching: Whether packs may branch; None asks the model.
 
     Returns:
@@ -230,9 +236,11 @@ def score_requests(
         return []
     decoder = decoder_of(model)
     inputs = [model_input(request, max_length) for request in requests]
+    longest = max(map(len, inputs))
     if branching is None:
-        branching = supports_branching(model, decoder, max(map(len, inputs)))
-    packs = build_packs(inputs, branching=branching, limit=min(batch_tokens, 2 * max_length))
+        branching = supports_branching(model, decoder, longest)
+    # An input above `batch_tokens` runs anyway, so its pack may have room for its branches.
+    packs = build_packs(inputs, branching=branching, limit=max(batch_tokens, 2 * longest))
     answers: dict[int, Answer] = {}
     for batch in track(build_batches(packs, batch_tokens), "scoring"):
         hidden = _batch_hidden_states(model, decoder, batch, branching=branching)

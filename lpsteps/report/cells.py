@@ -379,12 +379,11 @@ class _TableBuilder:
                 return row.missing or f"no selection '{row.selection}' is configured"
             if row.recovery not in self.spec.recoveries:
                 return row.missing or f"no recovery '{row.recovery}' is configured"
-        plan = self._plan(row, blank.model, blank.n_pruned)
-        patch = self.evidence.patch_parameters.get(blank.variant or "")
-        for sourced in (plan, patch):
-            if sourced is not None and sourced.path in self.evidence.problems:
-                return self.evidence.problems[sourced.path]
-        return None
+        plan_key = (blank.model, row.selection or "", blank.n_pruned)
+        plan = f"{self.evidence.plan_folders.get(plan_key)}/plan.json"
+        patch = f"{blank.variant}/patch.manifest.json"
+        problems = self.evidence.problems
+        return problems.get(plan) or problems.get(patch)
 
     def _plan(self, row: Row, model: str, n: int) -> Sourced[Plan] | None:
         return self.evidence.plans.get((model, row.selection or "", n))
@@ -403,11 +402,12 @@ class _TableBuilder:
         return self._ratio_cell(blank, row, blank.variant)
 
     def _score_cell(self, blank: Cell, column: Column, variant: str) -> Cell:
+        problem = self.evidence.problems.get(f"{variant}/scores/{column.id}.json")
+        if problem is not None:
+            return replace(blank, reason=problem)
         sourced = self.evidence.scores.get((variant, column.id))
         if sourced is None:
             return replace(blank, reason=self._why_not_scored(column.id))
-        if sourced.path in self.evidence.problems:
-            return replace(blank, reason=self.evidence.problems[sourced.path])
         score = sourced.content
         if score.unit != column.unit:
             raise LpstepsError(

@@ -143,6 +143,7 @@ class Evidence:
 
     Attributes:
         folders: Folder of each variant.
+        plan_folders: Folder of each plan, by model, selection and number of removed layers.
         scores: By variant folder and benchmark.
         plans: By model, selection and number of removed layers.
         patch_parameters: Added parameters, by variant folder; the file is the patch manifest.
@@ -150,6 +151,7 @@ class Evidence:
     """
 
     folders: Mapping[VariantKey, str]
+    plan_folders: Mapping[tuple[str, str, int], str]
     scores: Mapping[tuple[str, str], Sourced[Score]]
     plans: Mapping[tuple[str, str, int], Sourced[Plan]]
     patch_parameters: Mapping[str, Sourced[int]]
@@ -170,18 +172,26 @@ def gather_evidence(
         scores: Files ``<variant folder>/scores/<benchmark>.json``.
         plans: Files ``plan.json``.
         patches: Files ``<variant folder>/patch.manifest.json``.
-        problems: Files that do not verify, with the reason.
+        problems: Files that do not verify, with the reason; they are not read.
 
     Raises:
         LpstepsError: A file is not valid, lies in a folder that is no variant, or contradicts
             its place.
     """
+    bad = dict(problems or {})
+
+    def good(paths: Iterable[Path]) -> Iterable[Path]:
+        return (path for path in paths if path.as_posix() not in bad)
+
     return Evidence(
         folders={variant.key: folder for folder, variant in spec.variants.items()},
-        scores=dict(_read_score(path, spec) for path in scores),
-        plans=dict(_read_plan(path, spec) for path in plans),
-        patch_parameters=dict(_read_patch(path, spec) for path in patches),
-        problems=dict(problems or {}),
+        plan_folders={
+            (plan.model, plan.selection, plan.n): folder for folder, plan in spec.plans.items()
+        },
+        scores=dict(_read_score(path, spec) for path in good(scores)),
+        plans=dict(_read_plan(path, spec) for path in good(plans)),
+        patch_parameters=dict(_read_patch(path, spec) for path in good(patches)),
+        problems=bad,
     )
 
 

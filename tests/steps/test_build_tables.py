@@ -89,3 +89,27 @@ def test_a_csv_without_a_definition_is_refused(
 ) -> None:
     assert main([*arguments, "out/tables/table77.csv", "--spec", json.dumps(SPEC)]) == 1
     assert "no definition of 'table77' was given" in capsys.readouterr().err
+
+
+def test_cells_on_a_tampered_score_are_missing_with_the_reason(arguments: list[str]) -> None:
+    assert main([*arguments, "--spec", json.dumps(SPEC)]) == 0
+    before = {cell["id"]: cell for cell in read_json(Path("out/tables.json"))["cells"]}
+    path = next(
+        c["source"]["path"]
+        for c in before.values()
+        if c["column"] == "arc_easy" and c["source"] and "/scores/" in c["source"]["path"]
+    )
+    Path(path).write_text(Path(path).read_text().replace('"n": ', '"n": 1'))
+    assert main([*arguments, "--spec", json.dumps(SPEC)]) == 0
+    payload = read_json(Path("out/tables.json"))
+    after = {cell["id"]: cell for cell in payload["cells"]}
+    turned = [
+        name
+        for name in before
+        if before[name]["status"] == "measured" and after[name]["status"] == "missing"
+    ]
+    assert turned and all(after[name]["value"] is None for name in turned)
+    assert {after[name]["reason"] for name in turned if after[name]["column"] == "arc_easy"} == {
+        f"{path}: was changed after example wrote it"
+    }
+    assert path not in payload["artifacts"]

@@ -186,4 +186,11 @@ def test_batches_keep_to_their_size(inputs: list[tuple[int, ...]], batch_tokens:
     batches = build_batches(packs, batch_tokens)
     assert [pack for batch in batches for pack in batch] == packs
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= batch_tokens
+        lengths = [len(pack) for pack in batch]
+        assert len(batch) == 1 or len(batch) * max(lengths) <= batch_tokens
+        assert min(lengths) >= 0.8 * max(lengths)
+
+
+def test_packs_of_equal_length_share_a_batch() -> None:
+    packs = build_packs([(i, i) for i in range(10)], branching=True, limit=10)
+    assert [len(batch) for batch in build_batches(packs, batch_tokens=8)] == [4, 4, 2]

@@ -122,7 +122,7 @@ def write_data(folder: Path) -> None:
     )
 
 
-def definitions(model: Path) -> dict[str, object]:
+def definitions() -> dict[str, object]:
     """Definitions of models and data, as config/models.yaml and config/data.yaml have them."""
     embedding, attention = 48 * 320, 48 * 48 * 2 + 48 * 24 * 2
     layer = attention + 3 * 48 * 96 + 2 * 48
@@ -136,7 +136,7 @@ def definitions(model: Path) -> dict[str, object]:
         "hidden_size": 48,
         "parameters": embedding + LAYERS * layer + 48,
         "layer_parameters": layer,
-        "source": {"path": str(model)},
+        "source": {"path": "model"},
     }
     return {
         "models": {"tiny": tiny, "tiny-b": {**tiny, "title": "The same by another name"}},
@@ -168,7 +168,7 @@ def definitions(model: Path) -> dict[str, object]:
     }
 
 
-def profile(data: Path) -> dict[str, object]:
+def profile() -> dict[str, object]:
     """The profile: three tables, two pruning levels, a few samples."""
     return {
         "definitions": ["config/tiny_definitions.yaml", "config/methods.yaml"],
@@ -188,7 +188,7 @@ def profile(data: Path) -> dict[str, object]:
         "window_length": 32,
         "batch_tokens": 256,
         "dtype": "float32",
-        "data_root": str(data),
+        "data_root": "data",
     }
 
 
@@ -213,11 +213,11 @@ def make_project(folder: Path) -> Path:
             shutil.copytree(source, project / name, ignore=GENERATED)
         else:
             shutil.copy2(source, project / name)
-    write_model(folder / "model")
-    write_data(folder / "data")
-    write_yaml(project / "config/tiny_definitions.yaml", definitions(folder / "model"))
+    write_model(project / "model")
+    write_data(project / "data")
+    write_yaml(project / "config/tiny_definitions.yaml", definitions())
     write_yaml(project / "config/methods.yaml", methods())
-    write_yaml(project / PROFILE, profile(folder / "data"))
+    write_yaml(project / PROFILE, profile())
     return project
 
 

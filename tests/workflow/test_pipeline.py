@@ -37,7 +37,6 @@ def test_finished_project_has_nothing_to_do(finished: Path):
 def test_second_build_elsewhere_gives_the_same_bytes(finished: Path, tmp_path: Path):
     """Payloads hold no times and no paths of the machine, so another folder changes nothing."""
     other = make_project(tmp_path)
-    # The data and the model lie in another folder, too; only the profile knows where.
     run = snakemake(other, "reports/tables.html")
     assert run.returncode == 0, run.stdout
     names = ["reports/tables.json", "reports/tables.html", "reports/tables/table02.csv"]

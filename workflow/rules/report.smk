@@ -27,9 +27,8 @@ rule build_tables:
     message:
         "Building the tables"
     shell:
-        "python -m lpsteps.steps.build_tables --scores {input.scores} --plans {input.plans}"
-        " --patches {input.patches} --definitions {input.definitions}"
-        " --published {input.published} --tables-json {output.json} --csv {output.csv}"
+        "python -m lpsteps.steps.build_tables --inputs {input}"
+        " --tables-json {output.json} --csv {output.csv}"
         " --spec {params.spec:q} --log {log}"
 
 

@@ -1,0 +1,74 @@
+"""The command `lpsteps`: audit a page, explain a number."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lpsteps.errors import LpstepsError, nearest
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Prune layers of a language model, repair the cut, audit every number.",
+)
+
+PAGE = Path("reports/tables.html")
+
+
+@app.command()
+def audit(
+    page: Annotated[Path, typer.Argument(help="The page to verify")] = PAGE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
+) -> None:
+    """Verify a page: every file behind it, every number in it, the code that made them."""
+    from lpsteps.audit import audit as verify
+
+    result = verify(page)
+    if as_json:
+        print(json.dumps(result.as_json(), indent=1, sort_keys=True))
+    else:
+        for problem in result.problems:
+            print(f"problem: {problem}")
+        verdict = "problems found" if result.problems else "everything verifies"
+        print(
+            f"{page}: {verdict}; checked {result.numbers} numbers, {result.files} files, "
+            f"{result.bytes} bytes"
+        )
+    raise typer.Exit(1 if result.problems else 0)
+
+
+@app.command()
+def why(
+    cell: Annotated[str, typer.Argument(help="Id of a cell, as the page shows it")],
+    page: Annotated[Path, typer.Option(help="The page that the cell is on")] = PAGE,
+) -> None:
+    """Print where a number comes from, back to pinned downloads."""
+    from lpsteps.artifacts import read_json
+    from lpsteps.audit import explain
+
+    tables = read_json(page.with_suffix(".json"))
+    cells = {entry["id"]: entry for entry in tables["cells"]}
+    if cell not in cells:
+        close = [name for name in cells if name.split("/")[0] == cell.split("/")[0]]
+        raise LpstepsError(f"{cell}: no such cell in {page}; {nearest(cell, close or cells)}")
+    for line in explain(cells[cell], tables["artifacts"]):
+        print(line)
+
+
+def main() -> None:
+    """Run the command; a mistake of the user's ends in one line and exit status 1."""
+    try:
+        app()
+    except LpstepsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

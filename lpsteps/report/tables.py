@@ -1,0 +1,53 @@
+"""Derive all tables from their input files: what `build_tables` writes and an audit repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lpsteps.artifacts import sha256_file
+from lpsteps.errors import LpstepsError
+from lpsteps.provenance import Lineage
+from lpsteps.report.cells import build_payload
+from lpsteps.report.definitions import read_table
+from lpsteps.report.evidence import gather_evidence, parse_build_spec
+from lpsteps.report.lineage import artifact_graph
+from lpsteps.report.published import read_published
+
+
+def derive_tables(
+    settings: Mapping[str, Any], inputs: Iterable[Path], lineage: Lineage
+) -> dict[str, Any]:
+    """Return the content of ``tables.json``.
+
+    Args:
+        settings: The spec of ``build_tables``.
+        inputs: Scores (``scores/*.json``), plans (``plan.json``), patch manifests
+            (``patch.manifest.json``), table definitions (``*.yaml``) and printed values
+            (``*.csv``), in any order.
+        lineage: Verifies the measured inputs. A cell that rests on one that does not verify is
+            missing, with the reason.
+
+    Raises:
+        LpstepsError: A setting, a definition or a verified input is not valid.
+    """
+    spec = parse_build_spec(settings)
+    paths = sorted(inputs)
+    measured = [path for path in paths if path.suffix == ".json"]
+    problems = {path.as_posix(): lineage.problem(path) for path in measured}
+    evidence = gather_evidence(
+        spec,
+        [path for path in measured if path.parent.name == "scores"],
+        [path for path in measured if path.name == "plan.json"],
+        [path for path in measured if path.name == "patch.manifest.json"],
+        {path: problem for path, problem in problems.items() if problem is not None},
+    )
+    definitions = [read_table(path) for path in paths if path.suffix == ".yaml"]
+    for name in sorted(spec.tables.keys() - {definition.id for definition in definitions}):
+        raise LpstepsError(f"--spec: tables: '{name}': its definition was not given")
+    printed = [path for path in paths if path.suffix == ".csv"]
+    published = [cell for path in printed for cell in read_published(path)]
+    digests = {str(path): sha256_file(path) for path in printed}
+    payload = build_payload(spec, definitions, published, digests, evidence)
+    return {**payload, "artifacts": artifact_graph(lineage, measured)}
