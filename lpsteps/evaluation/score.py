@@ -22,7 +22,7 @@ class Samples(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ids: Sequence[int]
-    values: Sequence[float]
+    values: Sequence[int | float]
 
 
 class Score(BaseModel):

@@ -52,7 +52,7 @@ def test_a_title_is_no_part_of_what_scores_depend_on() -> None:
         ({"metrics": "acc"}, r"^x\.yaml: metrics: unknown key, did you mean 'metric'\?"),
         ({"metric": "f1"}, r"^x\.yaml: metric: 'f1': "),
         ({"total": 0}, r"^x\.yaml: total: 0: "),
-        ({"shots": 5}, r"^x\.yaml: fewshot_split: None: .*required when shots is above 0"),
+        ({"shots": 5}, r"^x\.yaml: fewshot_split: .*required when shots is above 0"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 
 CHECKOUT = Path(__file__).parents[2]
-COPIED = ["Snakefile", "requirements.lock", "workflow", "lpsteps", "config", "reports"]
+COPIED = ["Snakefile", "requirements.lock", "profiles", "workflow", "lpsteps", "config", "reports"]
 GENERATED = shutil.ignore_patterns(
     "__pycache__", "tables.html", "tables.json", "*.csv.record.json", "*.record.json"
 )

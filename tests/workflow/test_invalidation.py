@@ -244,7 +244,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "value that one variant uses": (
         configure(
             "config/methods.yaml",
-            lambda c: c["recoveries"]["linearpatch-per-layer"]["params"].update(eps=1e-6),
+            lambda c: c["recoveries"]["linearpatch-per-layer"]["params"].update(epsilon=1e-6),
         ),
         (r"build_patch/.*linearpatch-per-layer", SCORES + r".*linearpatch-per-layer", *REPORT),
     ),

@@ -11,8 +11,7 @@ rule choose_dtype:
         "logs/choose_dtype/{model}.log",
     benchmark:
         "results/runtime/choose_dtype/{model}.tsv"
-    resources:
-        compute=1,
+    threads: ALL_CORES
     params:
         spec={"dtype": CONFIG.profile.dtype},
         code=code("lpsteps.steps.choose_dtype"),
@@ -38,8 +37,8 @@ rule calibrate:
         "logs/calibrate/{model}.{calibration}.log",
     benchmark:
         "results/runtime/calibrate/{model}.{calibration}.tsv"
+    threads: ALL_CORES
     resources:
-        compute=1,
         mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
     params:
         spec=lambda wildcards: jobs.calibrate_spec(CONFIG, wildcards.calibration),

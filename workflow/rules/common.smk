@@ -28,6 +28,11 @@ except LpstepsError as error:
     raise SystemExit(1)
 
 
+# A model uses all cores of the machine by itself, so that results do not depend on --cores, and
+# two such jobs at a time would only be in each other's way. A cluster's profile sets its own.
+ALL_CORES = workflow.cores or 8
+
+
 @cache
 def code(*modules):
     """Digest of everything in the package that these modules import."""

@@ -47,8 +47,8 @@ for suite, entry in CONFIG.profile.suites.items():
             f"logs/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.log",
         benchmark:
             f"results/runtime/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.tsv"
+        threads: ALL_CORES
         resources:
-            compute=1,
             mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
         params:
             spec=lambda wildcards, suite=suite: jobs.evaluate_spec(

@@ -38,8 +38,8 @@ rule convert_model:
             for name in CONFIG.definitions.models
             if jobs.archive_of_model(CONFIG, name)
         ),
+    threads: ALL_CORES
     resources:
-        compute=1,
         mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
     params:
         spec=lambda wildcards: jobs.convert_model_spec(CONFIG, wildcards.model),

@@ -30,10 +30,13 @@ rule rank_layers:
         "logs/rank_layers/{model}.{calibration}.{selection}.log",
     benchmark:
         "results/runtime/rank_layers/{model}.{calibration}.{selection}.tsv"
+    threads:
+        lambda wildcards: (
+            ALL_CORES
+            if "model" in jobs.selection_needs(CONFIG, wildcards.selection)
+            else 1
+        )
     resources:
-        compute=lambda wildcards: int(
-            "model" in jobs.selection_needs(CONFIG, wildcards.selection)
-        ),
         mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
     params:
         spec=lambda wildcards: jobs.rank_layers_spec(
