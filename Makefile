@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow lint format lock schema clean
+.PHONY: report test test-slow lint format lock schema screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -29,6 +29,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile workflow
+
+# The picture in the README, of the page that `make report` has built.
+screenshot: reports/tables.html
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1400 \
+		--user-data-dir=$$(mktemp -d) --screenshot=docs/report.png file://$(CURDIR)/$<
 
 # Config schema for editors, generated from lpsteps/config.py.
 schema: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""The command `lpsteps`: audit a page, explain a number."""
+"""The command `lpsteps`: audit a page, explain a number, sum up run times."""
 
 from __future__ import annotations
 
@@ -59,6 +59,14 @@ def why(
         raise LpstepsError(f"{cell}: no such cell in {page}; {nearest(cell, close or cells)}")
     for line in explain(cells[cell], tables["artifacts"]):
         print(line)
+
+
+@app.command()
+def times() -> None:
+    """Print how long each rule took, as a Markdown table."""
+    from lpsteps.runtime import markdown, rule_times
+
+    print(markdown(rule_times()))
 
 
 def main() -> None:

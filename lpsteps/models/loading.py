@@ -57,7 +57,6 @@ def configure_torch() -> int:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Float32 means float32: no TF32 in the statistics and patches of a GPU run.
     torch.set_float32_matmul_precision("highest")
-    torch.set_flush_denormal(True)
     return threads
 
 

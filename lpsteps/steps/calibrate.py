@@ -12,21 +12,18 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.artifacts import read_parquet
 from lpsteps.calibration import stream_statistics
-from lpsteps.errors import LpstepsError
+from lpsteps.data.window_file import first_windows
 from lpsteps.hadamard import BasisKind, basis_matrix
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import configure_torch, load_model, read_compute
 from lpsteps.program import StepRun, run_step
 from lpsteps.progress import track
 from lpsteps.statistics import StatisticsWriter
+from lpsteps.validation import validated
 
 
 class CalibrationSettings(BaseModel):
@@ -40,53 +37,13 @@ class CalibrationSettings(BaseModel):
         basis: The rotated basis.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     windows: int = Field(default=16, ge=1)
     length: int | None = Field(default=None, ge=2)
     exclude_first: int = Field(default=0, ge=0)
     batch: int = Field(default=1, ge=1)
     basis: BasisKind = "hadamard"
-
-
-def first_windows(path: Path, count: int, length: int | None) -> npt.NDArray[np.int64]:
-    """Read the first windows of a windows file.
-
-    Args:
-        path: A Parquet file with one row per window and a list column `token_ids`.
-        count: Windows wanted.
-        length: Tokens to keep of each; all when None.
-
-    Returns:
-        Token ids `[count, length]`.
-
-    Raises:
-        LpstepsError: There are fewer windows, or shorter ones, than asked for.
-    """
-    column = read_parquet(path, columns=["token_ids"])["token_ids"]
-    if len(column) < count:
-        raise LpstepsError(
-            f"{path}: has {len(column)} windows, but windows: {count} are asked for; ask for fewer "
-            "or take a larger corpus split"
-        )
-    windows = column.slice(0, count).to_pylist()
-    shortest = min(len(window) for window in windows)
-    if length is None:
-        length = shortest
-        if any(len(window) != length for window in windows):
-            raise LpstepsError(f"{path}: windows differ in length; set length: {length} or less")
-    elif length > shortest:
-        raise LpstepsError(f"{path}: length: {length}: its windows have only {shortest} tokens")
-    return np.asarray([window[:length] for window in windows], dtype=np.int64)
-
-
-def _settings(spec: dict[str, Any]) -> CalibrationSettings:
-    try:
-        return CalibrationSettings.model_validate(spec)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise LpstepsError(f"--spec: {key}: {first['input']!r}: {first['msg']}") from error
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -97,7 +54,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(step: StepRun, arguments: Namespace) -> None:
-    settings = _settings(step.spec)
+    settings = validated(CalibrationSettings, step.spec, "--spec")
     threads = configure_torch()
     windows = first_windows(step.read(arguments.windows), settings.windows, settings.length)
     compute = read_compute(step.read(arguments.compute))

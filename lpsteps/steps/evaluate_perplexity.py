@@ -13,14 +13,12 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, PositiveInt
 
-from lpsteps.artifacts import read_parquet
+from lpsteps.data.window_file import read_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.perplexity import perplexity, window_losses
 from lpsteps.evaluation.perplexity_settings import PerplexitySettings
@@ -47,22 +45,6 @@ class PerplexitySpec(VariantSpec):
     protocol: Literal["perplexity"] = "perplexity"
     benchmarks: dict[str, PerplexitySettings] = Field(min_length=1)
     windows: dict[str, PositiveInt | None] = Field(default_factory=dict)
-
-
-def read_windows(path: Path) -> npt.NDArray[np.int64]:
-    """Read a windows file: token ids [windows, length].
-
-    Raises:
-        LpstepsError: There are no windows, or they differ in length or are too short to predict.
-    """
-    windows = read_parquet(path, columns=["token_ids"])["token_ids"].to_pylist()
-    lengths = {len(window) for window in windows}
-    if len(lengths) != 1 or min(lengths) < 2:
-        raise LpstepsError(
-            f"{path}: {len(windows)} windows of {sorted(lengths)} tokens: expected windows of one "
-            "length, at least 2"
-        )
-    return np.asarray(windows, dtype=np.int64)
 
 
 def _add_arguments(parser: ArgumentParser) -> None:

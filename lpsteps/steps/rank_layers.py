@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.artifacts import read_parquet
+from lpsteps.data.window_file import read_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.methods import selection_method
 from lpsteps.program import StepRun, run_step
@@ -51,13 +49,6 @@ def _wanted_counts(settings: Settings) -> tuple[int, ...]:
     return tuple(sorted(set(settings.counts)))
 
 
-def _read_windows(path: Path) -> npt.NDArray[np.int64]:
-    windows = read_parquet(path, columns=["token_ids"])["token_ids"].to_pylist()
-    if len({len(window) for window in windows}) != 1:
-        raise LpstepsError(f"{path}: token_ids: windows must exist and be equally long")
-    return np.asarray(windows, dtype=np.int64)
-
-
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--stats", type=Path, help="calibration statistics, Parquet")
     parser.add_argument("--model", type=Path, help="manifest of the model's folder")
@@ -80,7 +71,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         model = ModelInput(
             folder=arguments.model.parent,
             compute=step.read(arguments.compute),
-            windows=_read_windows(step.read(arguments.windows)),
+            windows=read_windows(step.read(arguments.windows)),
         )
     context = SelectionContext(settings.n_layers, counts, settings.seed, statistics, model)
     ranking = metric.rank(context, params)

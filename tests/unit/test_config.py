@@ -38,7 +38,8 @@ def test_the_default_profile_is_valid(profile):
     config = configuration.load_config(profile, ["config/config.yaml"])
     found = jobs.variants(config)
     assert jobs.Variant("smollm2-135m") in found
-    assert {variant.n for variant in found} == {0, 3, 5}
+    assert {variant.n for variant in found} == {0, 5}
+    assert {plan.n for plan in jobs.plan_folders(config)} == {3, 5}
     for variant in found:
         lineage = variant.folder.removeprefix(f"results/{variant.model}/")
         assert jobs.Variant.from_lineage(variant.model, lineage) == variant
@@ -202,3 +203,9 @@ def test_the_snakefile_loads_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_the_schema_for_editors_is_up_to_date():
+    from lpsteps.config_schema import schema_text
+
+    assert Path("config/schema.json").read_text() == schema_text(), "run `make schema`"

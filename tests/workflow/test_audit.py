@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from project import snakemake
 
 LINEPATCH = "results/tiny/calibration/wikipedia/selection/llm-streamline/n2/linearpatch"
@@ -142,8 +141,14 @@ def older_run(project: Path) -> None:
 # What is done -> (how, text that some problem line must contain).
 TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
     "byte of a score": (flip_byte(SCORE), f"{SCORE}: was changed after evaluate_perplexity"),
-    "number in a score": (change_json(SCORE, lambda c: c.update(value=1.0)), f"{SCORE}: was changed"),
-    "sample count of a score": (change_json(SCORE, lambda c: c.update(n=99)), f"{SCORE}: was changed"),
+    "number in a score": (
+        change_json(SCORE, lambda c: c.update(value=1.0)),
+        f"{SCORE}: was changed",
+    ),
+    "sample count of a score": (
+        change_json(SCORE, lambda c: c.update(n=99)),
+        f"{SCORE}: was changed",
+    ),
     "value in the statistics": (change_parquet_value, f"{STATS}: was changed after calibrate"),
     "byte of the statistics": (flip_byte(STATS, 5000), f"{STATS}: was changed"),
     "byte of the windows": (
@@ -200,7 +205,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda project: (project / f"{STATS}.record.json").write_text("{"),
         f"{STATS}.record.json: not valid JSON",
     ),
-    "intermediate removed": (remove(f"{LINEPATCH}/patch.safetensors"), "patch.safetensors: missing"),
+    "intermediate removed": (
+        remove(f"{LINEPATCH}/patch.safetensors"),
+        "patch.safetensors: missing",
+    ),
     "statistics removed": (remove(STATS), f"{STATS}: missing"),
     "two scores swapped": (
         swap(SCORE, f"{SHORTGPT}/none/scores/wikipedia.json"),
@@ -226,7 +234,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
         change_cell_in_page,
         f"reports/tables.html: {CELL}: shows '1.23', the tables have",
     ),
-    "source panel of the page": (change_panel_in_page, "reports/tables.html: is not what its templates"),
+    "source panel of the page": (
+        change_panel_in_page,
+        "reports/tables.html: is not what its templates",
+    ),
     "template": (
         replace("reports/templates/style.css", "{", "{ "),
         "reports/templates/style.css: is not the file that reports/tables.html",
@@ -279,7 +290,12 @@ def test_why_walks_back_to_the_source(finished: Path):
     result = lpsteps(finished, "why", CELL)
     assert result.returncode == 0
     lines = [line.strip() for line in result.stdout.splitlines()]
-    for path in (SCORE, f"{LINEPATCH}/patch.manifest.json", STATS, "resources/models/tiny/manifest.json"):
+    for path in (
+        SCORE,
+        f"{LINEPATCH}/patch.manifest.json",
+        STATS,
+        "resources/models/tiny/manifest.json",
+    ):
         assert any(line.startswith(path) for line in lines)
     assert any(line.startswith("made by build_patch") for line in lines)
 
@@ -291,7 +307,9 @@ def test_why_of_a_mistyped_cell_names_the_nearest(finished: Path):
 
 def test_tampered_score_turns_its_cells_missing_when_the_tables_are_built_again(copy: Path):
     flip_byte(SCORE)(copy)
-    run = snakemake(copy, "reports/tables.html", "--force", "--allowed-rules", "build_tables", "render_report")
+    run = snakemake(
+        copy, "reports/tables.html", "--force", "--allowed-rules", "build_tables", "render_report"
+    )
     cells = json.loads((copy / "reports/tables.json").read_text())["cells"]
     cell = next(cell for cell in cells if cell["id"] == CELL)
     assert cell["status"] == "missing" and f"{SCORE}: was changed" in cell["reason"], run.stdout

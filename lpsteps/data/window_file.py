@@ -1,0 +1,56 @@
+"""Reading the token windows that `tokenize_corpus` has cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lpsteps.artifacts import read_parquet
+from lpsteps.errors import LpstepsError
+
+
+def read_windows(path: Path) -> npt.NDArray[np.int64]:
+    """Read all windows of a file.
+
+    Returns:
+        Token ids ``[windows, length]``.
+
+    Raises:
+        LpstepsError: There are no windows, or they differ in length or are too short to predict.
+    """
+    windows = read_parquet(path, columns=["token_ids"])["token_ids"].to_pylist()
+    lengths = {len(window) for window in windows}
+    if len(lengths) != 1 or min(lengths) < 2:
+        raise LpstepsError(
+            f"{path}: {len(windows)} windows of {sorted(lengths)} tokens: expected windows of one "
+            "length, at least 2"
+        )
+    return np.asarray(windows, dtype=np.int64)
+
+
+def first_windows(path: Path, count: int, length: int | None = None) -> npt.NDArray[np.int64]:
+    """Read the first windows of a file, or the first tokens of each.
+
+    Args:
+        path: The file.
+        count: Windows wanted.
+        length: Tokens to keep of each; all when None.
+
+    Returns:
+        Token ids ``[count, length]``.
+
+    Raises:
+        LpstepsError: There are fewer windows, or shorter ones, than asked for.
+    """
+    windows = read_windows(path)
+    available, tokens = windows.shape
+    if available < count:
+        raise LpstepsError(
+            f"{path}: has {available} windows, but windows: {count} are asked for; ask for fewer "
+            "or take a larger corpus split"
+        )
+    if length is not None and length > tokens:
+        raise LpstepsError(f"{path}: length: {length}: its windows have only {tokens} tokens")
+    return windows[:count, :length]

@@ -1,0 +1,74 @@
+"""How long each rule took and how much memory it used, from Snakemake's benchmark files."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpsteps.errors import LpstepsError
+
+FOLDER = Path("results/runtime")
+
+
+@dataclass(frozen=True)
+class RuleTime:
+    """All finished jobs of one rule.
+
+    Attributes:
+        rule: Name of the step.
+        jobs: How many there were.
+        seconds: Wall time of all together.
+        peak_megabytes: Largest resident memory of any.
+    """
+
+    rule: str
+    jobs: int
+    seconds: float
+    peak_megabytes: float
+
+
+def _number(text: str) -> float:
+    # Snakemake writes "NA" or "-" when a job ended before it was measured.
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def rule_times(folder: Path = FOLDER) -> list[RuleTime]:
+    """Sum up the benchmark files below a folder, the longest rule first.
+
+    Raises:
+        LpstepsError: There are none.
+    """
+    measured: dict[str, list[dict[str, str]]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        with path.open(encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+        measured.setdefault(path.relative_to(folder).parts[0], []).extend(rows)
+    if not measured:
+        raise LpstepsError(f"{folder}: no job has been measured yet; run the workflow first")
+    times = [
+        RuleTime(
+            rule=rule,
+            jobs=len(rows),
+            seconds=sum(_number(row["s"]) for row in rows),
+            peak_megabytes=max(_number(row["max_rss"]) for row in rows),
+        )
+        for rule, rows in measured.items()
+    ]
+    return sorted(times, key=lambda time: (-time.seconds, time.rule))
+
+
+def markdown(times: list[RuleTime]) -> str:
+    """Return the times as a Markdown table with a total."""
+    lines = ["| rule | jobs | seconds | peak memory |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| `{time.rule}` | {time.jobs} | {time.seconds:.0f} | {time.peak_megabytes:.0f} MB |"
+        for time in times
+    ]
+    total = sum(time.seconds for time in times)
+    peak = max(time.peak_megabytes for time in times)
+    jobs = sum(time.jobs for time in times)
+    return "\n".join([*lines, f"| all | {jobs} | {total:.0f} | {peak:.0f} MB |"])
