@@ -69,6 +69,29 @@ def times() -> None:
     print(markdown(rule_times()))
 
 
+@app.command()
+def crate(
+    page: Annotated[Path, typer.Argument(help="The page to export")] = PAGE,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .zip file or a new folder; by default <page>.crate.zip", show_default=False
+        ),
+    ] = None,
+    with_resources: Annotated[
+        bool, typer.Option("--with-resources", help="Copy models and datasets, too")
+    ] = False,
+) -> None:
+    """Export a page, everything behind it and the workflow as a Workflow Run RO-Crate."""
+    from lpsteps.crate import export
+
+    result = export(page, output or page.with_suffix(".crate.zip"), with_resources)
+    print(
+        f"{result.path}: {result.files} files, {result.bytes} bytes; "
+        f"{result.described} more are described only"
+    )
+
+
 def main() -> None:
     """Run the command; a mistake of the user's ends in one line and exit status 1."""
     try:

@@ -166,8 +166,8 @@ class Lineage:
         self._problems: dict[Path, str | None] = {}
 
     def _record_of(self, path: Path) -> dict[str, Any] | None:
-        """Find the record that speaks for a file: its own, or that of its folder's manifest."""
-        for speaker in (path, path.with_name("manifest.json")):
+        """Find the record that speaks for a file: its own, or that of a manifest above it."""
+        for speaker in (path, *(folder / "manifest.json" for folder in path.parents)):
             if record_path(speaker).is_file():
                 return read_record(speaker)
         if path.parts[0] in GENERATED_FOLDERS:

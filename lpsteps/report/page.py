@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from lpsteps.errors import LpstepsError
 from lpsteps.report.cells import SCHEMA
+from lpsteps.report.chains import lineage_chains
 
 PAGE_TEMPLATE = "page.html.j2"
 STYLE, SCRIPT = "style.css", "script.js"
@@ -404,7 +405,11 @@ def _absences(
 
 
 def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page's source panel shows, by cell id, without empty entries."""
+    """Return what the page's source panel shows: cells by id, and what several of them share.
+
+    Entries of cells without content are left out. The files behind the cells are in ``lineage``,
+    where a cell finds its own by the path of its source.
+    """
     labels: dict[str, dict[str, str]] = {}
     columns = {
         (table["id"], column["id"]): column
@@ -432,4 +437,12 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in details.items()
             if value is not None and value is not False and value != []
         }
-    return {"cells": cells, "variants": payload["variants"], "scores": payload["scores"]}
+    roots = {cell["source"]["path"] for cell in payload["cells"] if cell["source"]}
+    scores = payload["scores"]
+    return {
+        "cells": cells,
+        "variants": payload["variants"],
+        "scores": scores,
+        # A score file states its settings itself.
+        "lineage": lineage_chains(payload["artifacts"], roots, roots - scores.keys()),
+    }

@@ -1,9 +1,11 @@
 "use strict";
 (() => {
-  const { cells, variants, scores } = JSON.parse(document.getElementById("panel-data").textContent);
+  const { cells, variants, scores, lineage } = JSON.parse(document.getElementById("panel-data").textContent);
   const panel = document.getElementById("panel");
   const title = document.getElementById("panel-title");
   const body = document.getElementById("panel-body");
+  const announcement = document.getElementById("panel-announcement");
+  const fileAt = new Map(lineage.files.map((file) => [file.path, file]));
   const STATUS = { measured: "Measured here", published: "Printed in the paper", missing: "Missing" };
 
   const element = (name, properties, ...children) => {
@@ -19,23 +21,34 @@
       .filter(([, value]) => value !== undefined && value !== null && value !== "")
       .map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
 
-  const copyButton = (text) => {
-    const button = element("button", { type: "button", className: "copy" }, "Copy");
+  const nameOf = (path) => /[^/]*\/?$/.exec(path)[0];
+  // Lines break between folders, not inside of names.
+  const pathText = (path) => {
+    const name = nameOf(path);
+    const folders = path.slice(0, -name.length).split(/(?<=\/)/);
+    return element("code", { className: "path" }, ...folders.flatMap((folder) => [folder, element("wbr", {})]), element("b", {}, name));
+  };
+
+  const copyButton = (text, shown, what) => {
+    const word = document.createTextNode("Copy");
+    const button = element("button", { type: "button", className: "copy" }, word, element("span", { className: "unseen" }, ` ${what}`));
     button.addEventListener("click", async () => {
       try {
         await navigator.clipboard.writeText(text);
-        button.textContent = "Copied";
+        word.data = "Copied";
       } catch {
-        const range = document.createRange();
-        range.selectNodeContents(button.previousSibling);
-        getSelection().removeAllRanges();
-        getSelection().addRange(range);
-        button.textContent = "Selected, press Ctrl+C";
+        shown.textContent = text;
+        getSelection().selectAllChildren(shown);
+        word.data = "Selected, press Ctrl+C";
       }
+      announcement.textContent = button.textContent;
     });
     return button;
   };
-  const copyable = (text) => element("span", {}, code(text), element("br", {}), copyButton(text));
+  const copyable = (text, what) => {
+    const shown = code(text);
+    return element("span", {}, shown, element("br", {}), copyButton(text, shown, what));
+  };
 
   const plain = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : String(value));
 
@@ -47,6 +60,67 @@
   };
 
   const section = (heading, ...content) => [element("h3", {}, heading), ...content];
+
+  const fileFacts = (file) => {
+    const digest = element("code", { title: file.sha256 }, file.sha256.slice(0, 12));
+    const copy = copyButton(file.sha256, digest, `the sha256 of ${nameOf(file.path)}`);
+    return [`${file.size}, `, element("span", { className: "digest" }, "sha256 ", digest, " ", copy)];
+  };
+  const maker = (rule) => (rule ? ["made by ", code(rule), ", "] : ["a source file, "]);
+
+  const labelOf = ({ files, folder }) =>
+    files.length === 1 ? lineage.files[files[0]].path : folder || `${files.length} files`;
+
+  // One step with its files: a single file in full, several behind a summary.
+  const stepEntry = (node) => {
+    const { rule, files, folder, size, pinned = [] } = node;
+    const members = files.map((index) => lineage.files[index]);
+    const entry = element("div", { className: "step", tabIndex: -1 });
+    if (members.length === 1) {
+      entry.append(pathText(labelOf(node)), element("p", {}, ...maker(rule), ...fileFacts(members[0])));
+    } else {
+      entry.append(
+        element("details", {},
+          element("summary", {}, pathText(labelOf(node))),
+          element("ul", { className: "files" }, ...members.map((file) =>
+            element("li", { title: file.path }, pathText(file.path.slice(folder.length)), element("p", {}, ...fileFacts(file)))))),
+        element("p", {}, ...maker(rule), `${members.length} files, ${size}`));
+    }
+    for (const pin of pinned) {
+      entry.append(element("details", { className: "pin", open: pinned.length === 1 },
+        element("summary", {}, "pinned download"), list(Object.entries(pin).map(([name, text]) => [name, code(text)]))));
+    }
+    return entry;
+  };
+
+  // Each step stands under one of the steps that read from it; the others have a button to it.
+  const lineageTree = (file, { rule, rows }) => {
+    const nodes = rows.map(({ node }) =>
+      node === undefined ? { rule, files: [lineage.files.indexOf(file)] } : lineage.nodes[node]);
+    const entries = nodes.map(stepEntry);
+    const items = entries.map((entry) => element("li", {}, entry));
+    rows.forEach(({ under, also = [] }, row) => {
+      if (also.length > 0) {
+        const jumps = also.flatMap((index) => {
+          const jump = element("button", { type: "button", className: "part" }, nameOf(labelOf(nodes[index])));
+          jump.addEventListener("click", () => entries[index].focus());
+          return [", ", jump];
+        });
+        const words = rows.some((other) => other.under === row) ? "also from " : "from ";
+        entries[row].append(element("p", {}, words, ...jumps.slice(1)));
+      }
+      if (under === undefined) return;
+      const parent = items[under];
+      if (parent.lastElementChild.tagName !== "UL") parent.append(element("ul", { className: "branches" }));
+      parent.lastElementChild.append(items[row]);
+    });
+    const command = code(`snakemake --cores 1 --force ${file.path}`);
+    return [
+      element("p", { className: "hint" }, "Each file was made from those below it, down to pinned downloads. A file that several steps read stands once; the other steps name it."),
+      element("ul", { className: "tree" }, items[0]),
+      element("p", { className: "repeat" }, "Repeat with: ", command, " ", copyButton(command.textContent, command, "the command")),
+    ];
+  };
 
   const sampleOf = (cell) => {
     if (cell.n !== undefined) {
@@ -63,13 +137,15 @@
     if (!cell) return;
     const variant = variants[cell.variant] ?? {};
     const score = cell.source ? scores[cell.source.path] ?? {} : {};
+    const file = cell.source ? fileAt.get(cell.source.path) : undefined;
+    const chain = file ? lineage.chains[file.chain] : undefined;
     const unit = { percent: "percent", perplexity: "perplexity" }[cell.unit] ?? "";
     title.textContent = `${cell.row_label}, ${cell.column_title}`;
     const content = [
       element("p", { className: "big" }, cell.text, " ", element("small", {}, cell.status === "missing" ? "" : unit)),
       element("p", { className: "status" }, STATUS[cell.status], cell.reason ? `: ${cell.reason}` : ""),
       list([
-        ["Cell", copyable(id)],
+        ["Cell", copyable(id, "the id of the cell")],
         ["Model", cell.model_title],
         ["Layers removed", String(cell.n_pruned)],
         ["Exact value", cell.status === "missing" ? undefined : plain(cell.value ?? "")],
@@ -85,11 +161,8 @@
       content.push(...section("Source", list([
         ["File", code(cell.source.path)],
         [cell.source.pointer.startsWith("row=") ? "Line" : "JSON pointer", code(cell.source.pointer)],
-        ["sha256", copyable(cell.source.sha256)],
+        ["sha256", copyable(cell.source.sha256, "the sha256")],
       ])));
-    }
-    if (cell.parts) {
-      content.push(...section("Computed from", element("ul", {}, ...cell.parts.map((part) => element("li", {}, partButton(part))))));
     }
     if (cell.variant) {
       content.push(...section("Variant", list([
@@ -102,19 +175,22 @@
         ["Added parameters", variant.patch ? String(variant.added_parameters) : undefined],
       ])));
     }
-    if (score.settings) {
-      content.push(...section("Settings", list([
-        ["protocol", score.protocol],
-        ["metric", score.metric],
-        ...Object.entries(score.settings).map(([name, value]) => [name, plain(value)]),
-      ])));
+    const settings = score.settings
+      ? { protocol: score.protocol, metric: score.metric, ...score.settings }
+      : chain?.settings ?? {};
+    if (Object.keys(settings).length > 0) {
+      content.push(...section("Settings", list(Object.entries(settings).map(([name, value]) => [name, plain(value)]))));
     }
-    if (cell.lineage) {
-      const steps = Array.isArray(cell.lineage) ? cell.lineage : [cell.lineage];
-      content.push(...section("Lineage", element("ul", {}, ...steps.map((step) =>
-        element("li", {}, typeof step === "string" ? step : list(Object.entries(step).map(([name, value]) => [name, plain(value)])))))));
+    if (cell.parts) {
+      content.push(...section("Where it comes from",
+        element("p", { className: "hint" }, "Computed from the numbers below. Choose one to see the files behind it."),
+        element("ul", {}, ...cell.parts.map((part) => element("li", {}, partButton(part))))));
+    }
+    if (chain) {
+      content.push(...section("Where it comes from", ...lineageTree(file, chain)));
     }
     body.replaceChildren(...content);
+    announcement.textContent = "";
     if (!panel.open) panel.showModal();
     panel.scrollTop = 0;
     history.replaceState(null, "", `#cell=${encodeURIComponent(id)}`);

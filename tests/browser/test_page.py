@@ -48,9 +48,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         assert build_tables([*arguments, "--spec", json.dumps(example.spec())]) == 0
     tables = folder / "out/tables.json"
     payload = json.loads(tables.read_text())
-    for cell in payload["cells"]:
-        if cell["id"] == CELL:
-            cell["lineage"] = [{"rule": "evaluate", "record": "scores/arc_easy.json.record.json"}]
     templates = {path.name: path.read_text() for path in (ROOT / "reports/templates").iterdir()}
     return render_page(payload, sha256_file(tables), templates)
 
@@ -159,7 +156,7 @@ def test_a_number_opens_its_source_and_closes_again(page: str, tmp_path: Path) -
         "12, 13, 14, 15, 16",
         "task_version",
         "6.25",
-        "scores/arc_easy.json.record.json",
+        "made by evaluate_harness",
     ):
         assert expected in facts["text"]
 
@@ -220,6 +217,123 @@ def test_a_missing_and_a_printed_cell_say_why_and_where(page: str, tmp_path: Pat
     assert "Printed in the paper" in facts["printed"]
     assert "reports/published/table02.csv" in facts["printed"] and "row=43" in facts["printed"]
     assert re.search(r"Printed value\s+73\.07\s+Difference\s+[-+]\d+\.\d\d", facts["beside"])
+
+
+# What a test of the lineage needs: the panel of a cell, and its tree as nested lists of files.
+LINEAGE = """
+const panel = document.getElementById("panel");
+const open = (id) => document.querySelector(`[data-cell="${id}"]`).click();
+const pathOf = (item) => item.querySelector(":scope > .step .path").textContent;
+const treeOf = (item) =>
+  [pathOf(item), ...[...item.querySelectorAll(":scope > .branches > li")].map(treeOf)];
+const tree = () => treeOf(panel.querySelector(".tree > li"));
+"""
+
+
+def test_a_number_shows_its_chain_down_to_pinned_downloads(page: str, tmp_path: Path) -> None:
+    calibrated = "results/smollm2-135m/calibration/wikipedia"
+    plans = f"{calibrated}/selection/llm-streamline"
+    facts = evaluate(
+        page,
+        tmp_path,
+        375,
+        LINEAGE
+        + f"""
+        open("{CELL}");
+        const all = panel.querySelectorAll(".tree .step");
+        const result = {{
+          tree: tree(),
+          text: panel.innerText,
+          requests: performance.getEntriesByType("resource").length,
+          fits: panel.scrollWidth <= panel.clientWidth,
+          opened: [...panel.querySelectorAll(".tree details:not(.pin)")].some((d) => d.open),
+          files: [...panel.querySelectorAll(".tree .files .path")].map((p) => p.textContent),
+        }};
+        const jump = [...all[0].querySelectorAll(".part")].find((b) => b.textContent === "plan.json");
+        jump.focus();
+        jump.click();
+        result.jumped = document.activeElement.querySelector(".path").textContent;
+        open("{CELL.replace("arc_easy", "ratio")}");
+        result.ratio = tree();
+        result.settings = panel.innerText;
+        open("{CELL.replace("arc_easy", "qa_avg")}");
+        result.average = [panel.querySelectorAll(".tree").length, panel.innerText];
+        panel.querySelectorAll(".part")[1].click();
+        result.part = tree()[0];
+        return result;
+        """,
+    )
+    assert facts["requests"] == 0 and facts["fits"] is True and facts["opened"] is False
+    spine = [
+        f"{plans}/n5/linearpatch/",
+        f"{plans}/n5/plan.json",
+        f"{plans}/ranking.parquet",
+        f"{calibrated}/stats.parquet",
+        "results/smollm2-135m/windows/wikipedia/calibration.parquet",
+    ]
+    score, data, node = facts["tree"]
+    assert score == f"{plans}/n5/linearpatch/scores/arc_easy.json"
+    assert data == ["resources/data/"]
+    for path in spine:
+        assert node[0] == path
+        node, rest = node[-1], node[1:-1]
+    assert rest == [["resources/data/wikipedia/"]]
+    assert node == ["resources/models/smollm2-135m/", ["resources/archives/example/"]]
+    assert "arc_easy/test.parquet" in facts["files"]
+    assert "also from plan.json, smollm2-135m/" in facts["text"]
+    pinned = r"pinned download\s+package\s+example\s+sha256\s+a{64}\s+version\s+1\.0"
+    assert re.search(pinned, facts["text"])
+    assert f"Repeat with: snakemake --cores 1 --force {score}" in facts["text"]
+    assert facts["jumped"] == f"{plans}/n5/plan.json"
+    assert facts["ratio"][0] == f"{plans}/n5/linearpatch/patch.manifest.json"
+    assert re.search(r"Settings\s+recovery\s+linearpatch", facts["settings"])
+    assert facts["average"][0] == 0
+    assert "Computed from the numbers below" in facts["average"][1]
+    assert facts["part"] == f"{plans}/n5/linearpatch/scores/arc_easy.json"
+
+
+def test_copy_buttons_give_the_whole_text_or_select_it(page: str, tmp_path: Path) -> None:
+    facts = evaluate(
+        page,
+        tmp_path,
+        1280,
+        LINEAGE
+        + f"""
+        const copied = [];
+        let works = true;
+        Object.defineProperty(navigator, "clipboard", {{ configurable: true, value: {{
+          writeText: async (text) => {{ if (!works) throw new Error("denied"); copied.push(text); }},
+        }} }});
+        const press = async (button) => {{
+          button.click();
+          await new Promise((resolve) => setTimeout(resolve, 20));
+          return button.textContent;
+        }};
+        open("{CELL}");
+        const root = panel.querySelector(".tree .step");
+        const digest = root.querySelector(".copy");
+        const before = [root.querySelector(".digest code").textContent, digest.textContent];
+        const after = await press(digest);
+        const announced = document.getElementById("panel-announcement").textContent;
+        await press(panel.querySelector(".repeat .copy"));
+        works = false;
+        const denied = await press(digest);
+        const selected = getSelection().toString();
+        Object.defineProperty(navigator, "clipboard", {{ value: undefined }});
+        await press(panel.querySelector(".repeat .copy"));
+        const data = JSON.parse(document.getElementById("panel-data").textContent).cells["{CELL}"];
+        return {{ copied, before, after, announced, denied, selected, source: data.source,
+                  absent: getSelection().toString() }};
+        """,
+    )
+    source = facts["source"]
+    assert facts["before"] == [source["sha256"][:12], "Copy the sha256 of arc_easy.json"]
+    assert facts["after"] == facts["announced"] == "Copied the sha256 of arc_easy.json"
+    command = f"snakemake --cores 1 --force {source['path']}"
+    assert facts["copied"] == [source["sha256"], command]
+    assert facts["denied"].startswith("Selected, press Ctrl+C")
+    assert facts["selected"] == source["sha256"]
+    assert facts["absent"] == command
 
 
 def test_standard_errors_show_on_demand(page: str, tmp_path: Path) -> None:

@@ -110,6 +110,6 @@ def test_cells_on_a_tampered_score_are_missing_with_the_reason(arguments: list[s
     ]
     assert turned and all(after[name]["value"] is None for name in turned)
     assert {after[name]["reason"] for name in turned if after[name]["column"] == "arc_easy"} == {
-        f"{path}: was changed after example wrote it"
+        f"{path}: was changed after evaluate_harness wrote it"
     }
     assert path not in payload["artifacts"]

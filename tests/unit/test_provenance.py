@@ -105,10 +105,13 @@ def test_file_of_a_manifest_folder_is_covered_by_the_manifests_record(tmp_path, 
     def body(run, arguments):
         folder = run.write_folder(Path("resources/models/m"))
         (folder / "weights").write_text("w")
+        (folder / "deeper").mkdir()
+        (folder / "deeper/member").write_text("m")
         (folder / "manifest.json").write_text("{}")
 
     assert run_step(MODULE, [], lambda parser: None, body) == 0
     assert problem("resources/models/m/weights") is None
+    assert problem("resources/models/m/deeper/member") is None
     Path("resources/models/m/weights").write_text("v")
     assert "weights: was changed after" in str(problem("resources/models/m/weights"))
     Path("resources/models/m/stray").write_text("v")

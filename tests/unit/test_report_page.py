@@ -153,6 +153,50 @@ def test_every_number_opens_its_source(payload: dict[str, Any], page: Element) -
     assert data["scores"][expected["source"]["path"]]["settings"]["harness"] == "0.4.13"
 
 
+def test_every_measured_number_leads_back_to_a_pinned_download(
+    payload: dict[str, Any], page: Element
+) -> None:
+    data = json.loads(next(s for s in page.all("script") if s.attributes.get("id")).text)
+    lineage = data["lineage"]
+    files = {file["path"]: file for file in lineage["files"]}
+    measured = [c for c in payload["cells"] if c["status"] == "measured" and c["source"]]
+    assert len(measured) > 100
+    pending, behind = [cell["source"]["path"] for cell in measured], set[str]()
+    while pending:
+        path = pending.pop()
+        if path not in behind:
+            behind.add(path)
+            pending += payload["artifacts"][path]["inputs"]
+    assert files.keys() == behind
+    for path, file in files.items():
+        assert file["sha256"] == payload["artifacts"][path]["sha256"]
+    for cell in measured:
+        rows = lineage["chains"][files[cell["source"]["path"]]["chain"]]["rows"]
+        nodes = [lineage["nodes"][row["node"]] for row in rows[1:]]
+        [pinned] = [node for node in nodes if "pinned" in node]
+        paths = [lineage["files"][number]["path"] for number in pinned["files"]]
+        assert all(path.startswith("resources/archives/") for path in paths)
+        assert pinned["pinned"] == [{"package": "example", "version": "1.0", "sha256": "a" * 64}]
+    for cell in payload["cells"]:
+        if cell["status"] != "measured" and cell["source"]:
+            assert cell["source"]["path"] not in files
+
+
+def test_settings_of_a_step_are_told_where_no_score_tells_them(page: Element) -> None:
+    data = json.loads(next(s for s in page.all("script") if s.attributes.get("id")).text)
+    lineage = data["lineage"]
+    chain = {file["path"]: file.get("chain") for file in lineage["files"]}
+    told = {
+        column: "settings" in lineage["chains"][chain[data["cells"][cell]["source"]["path"]]]
+        for column, cell in (
+            ("piqa", "table01/smollm2-135m/n5/sleb/piqa"),
+            ("ratio", "table01/smollm2-135m/n5/sleb/ratio"),
+            ("layers", "table08/smollm2-135m/n5/sleb/layers"),
+        )
+    }
+    assert told == {"piqa": False, "ratio": True, "layers": True}
+
+
 def test_limited_numbers_say_so_in_the_cell(page: Element) -> None:
     limited = button(page, "table01/smollm2-135m/n5/sleb/piqa")
     assert "n=64" in limited.text

@@ -314,7 +314,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "lock file": (append("requirements.lock", "another==1.0\n"), ("",)),
     "function renamed that two steps use": (
         rename_function,
-        ("build_patch/", SCORES, *REPORT),
+        ("choose_layers/", "build_patch/", SCORES, *REPORT),
     ),
     "writer of all files": (code("lpsteps/artifacts.py"), ("",)),
 }

@@ -21,7 +21,9 @@ from lpsteps.errors import LpstepsError
 from lpsteps.fingerprint import closure, environment_digest
 
 try:
-    CONFIG = load_config(config, [str(path) for path in workflow.configfiles])
+    CONFIG = load_config(
+        config, [os.path.relpath(path) for path in workflow.configfiles]
+    )
     ENVIRONMENT = environment_digest(Path(workflow.basedir) / "requirements.lock")
 except LpstepsError as error:
     print(f"error: {error}", file=sys.stderr)
