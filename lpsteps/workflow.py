@@ -8,8 +8,11 @@ the printed form.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lpsteps.config import (
@@ -62,6 +65,18 @@ class Variant:
             return cls(model)
         _, calibration, _, selection, count, recovery = lineage.split("/")
         return cls(model, calibration, selection, int(count.removeprefix("n")), recovery)
+
+
+def run_programs_of(project: str) -> None:
+    """Make jobs run `python -m lpsteps...` with this interpreter and the code of one checkout.
+
+    Args:
+        project: The checkout. Its environment need not be activated, nor the package installed.
+    """
+    search = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": project}
+    for name, first in search.items():
+        rest = os.environ.get(name)
+        os.environ[name] = os.pathsep.join([first, rest]) if rest else first
 
 
 def models(config: Config) -> list[str]:
@@ -294,17 +309,21 @@ def rank_layers_spec(config: Config, model: str, selection: str) -> dict[str, An
     """Return the settings of ``rank_layers``.
 
     A ranking from statistics is cheap, so it covers every number of layers and another pruning
-    level leaves it alone; one that runs the model goes as far as some table asks for.
+    level leaves it alone. One that runs the model covers what some table asks for; if it removes
+    one layer after the other, the largest number covers the smaller ones.
     """
     entry = config.definitions.selections[selection]
     n_layers = config.definitions.models[model].n_layers
-    runs_model = "model" in selection_needs(config, selection)
-    counts = selection_counts(config, model, selection) if runs_model else range(1, n_layers)
+    counts = list(range(1, n_layers))
+    if "model" in selection_needs(config, selection):
+        wanted = selection_counts(config, model, selection)
+        kind = method_module("selection", entry.metric).KIND
+        counts = wanted[-1:] if kind == "sequence" else wanted
     return {
         "selection": selection,
         "metric": entry.metric,
         "params": entry.params,
-        "counts": list(counts),
+        "counts": counts,
         "n_layers": n_layers,
         "seed": config.profile.seed,
         "modules": selection_modules(config, selection),

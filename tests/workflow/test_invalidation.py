@@ -276,7 +276,11 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "another pruning level": (
         configure(PROFILE, lambda c: c["tables"]["table08"].update(tiny=[2, 1, 3])),
-        (PLAN + "sleb", r"choose_layers/tiny\..*n3", *REPORT),
+        (
+            r"(rank_layers|choose_layers|build_patch|evaluate_\w+)/tiny[./].*sleb",
+            r"choose_layers/tiny\..*n3",
+            *REPORT,
+        ),
     ),
     "model added": (
         in_turn(
@@ -299,7 +303,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ),
         (r"(build_patch|evaluate_perplexity)/tiny.*sleb.*channel-scale", *REPORT),
     ),
-    "variant removed": (drop_row("table06", "d"), REPORT),
+    "variant removed": (drop_row("table06", "channel-scale"), REPORT),
     "benchmark added": (
         configure(PROFILE, lambda c: c["suites"]["perplexity"]["benchmarks"].update(stories=1)),
         (

@@ -1,24 +1,19 @@
 """What all rules share: the checked config, code digests, the environment digest, name patterns."""
 
 import os
+import re
 import sys
 from functools import cache
-
-# Jobs run `python -m lpsteps...` with this interpreter and this checkout, activated or not.
-sys.path.insert(0, workflow.basedir)
-os.environ["PATH"] = os.pathsep.join(
-    [os.path.dirname(sys.executable), os.environ["PATH"]]
-)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])
-)
-
 from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)
 
 from lpsteps import workflow as jobs
 from lpsteps.config import load_config
 from lpsteps.errors import LpstepsError
 from lpsteps.fingerprint import closure, environment_digest
+
+jobs.run_programs_of(workflow.basedir)
 
 try:
     CONFIG = load_config(
@@ -54,6 +49,64 @@ def alternatives(names):
 def options(files, *names):
     """Command-line options `--name path` for those of a job's files that it has."""
     return " ".join(f"--{name} {files[name]}" for name in names if name in files)
+
+
+def dataset_inputs(wildcards):
+    """The archive that holds the dataset, the local files, or nothing when it is on the hub."""
+    archive = jobs.archive_of_dataset(CONFIG, wildcards.dataset)
+    files = (
+        {"archive": f"resources/archives/{archive}/manifest.json"} if archive else {}
+    )
+    local = jobs.local_files(CONFIG, wildcards.dataset)
+    return {**files, **({"local": local} if local else {})}
+
+
+def selection_inputs(wildcards):
+    """Statistics, or the model itself, or nothing: what the selection's metric needs."""
+    needs = jobs.selection_needs(CONFIG, wildcards.selection)
+    files = {}
+    if "statistics" in needs:
+        files["stats"] = (
+            f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
+        )
+    if "model" in needs:
+        files["model"] = f"resources/models/{wildcards.model}/manifest.json"
+        files["compute"] = f"results/{wildcards.model}/compute.json"
+        files["windows"] = jobs.calibration_windows(
+            CONFIG, wildcards.model, wildcards.calibration
+        )
+    return files
+
+
+def recovery_inputs(wildcards):
+    """The statistics, when the recovery's method reads them."""
+    files = {}
+    if "statistics" in jobs.recovery_needs(CONFIG, wildcards.recovery):
+        files["stats"] = (
+            f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
+        )
+    return files
+
+
+# The step program's option for each benchmark's data.
+DATA_OPTION = {"perplexity": "windows", "harness": "data"}
+
+
+def variant_inputs(wildcards):
+    """The plan and the patch; nothing for the dense model."""
+    variant = jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
+    if not variant.n:
+        return {}
+    manifest = f"{variant.folder}/patch.manifest.json"
+    return {
+        "plan": f"{variant.plan_folder}/plan.json",
+        "patch-manifest": manifest,
+    }
+
+
+def suite_options(option, files):
+    """Command-line options `--option benchmark=path` for each benchmark of a suite."""
+    return " ".join(f"--{option} {name}={path}" for name, path in files.items())
 
 
 wildcard_constraints:

@@ -1,26 +1,5 @@
 """Score variants: one job per variant and suite, one JSON per benchmark."""
 
-# The step program's option for each benchmark's data.
-DATA_OPTION = {"perplexity": "windows", "harness": "data"}
-
-
-def variant_inputs(wildcards):
-    """The plan and the patch; nothing for the dense model."""
-    variant = jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
-    if not variant.n:
-        return {}
-    manifest = f"{variant.folder}/patch.manifest.json"
-    return {
-        "plan": f"{variant.plan_folder}/plan.json",
-        "patch-manifest": manifest,
-    }
-
-
-def suite_options(option, files):
-    """Command-line options `--option benchmark=path` for each benchmark of a suite."""
-    return " ".join(f"--{option} {name}={path}" for name, path in files.items())
-
-
 # Snakemake fixes the number of outputs of a rule, and suites differ in theirs: a rule for each.
 for suite, entry in CONFIG.profile.suites.items():
 

@@ -3,16 +3,6 @@
 PLAN_FOLDER = "results/{model}/calibration/{calibration}/selection/{selection}/n{n}"
 
 
-def recovery_inputs(wildcards):
-    """The statistics, when the recovery's method reads them."""
-    files = {}
-    if "statistics" in jobs.recovery_needs(CONFIG, wildcards.recovery):
-        files["stats"] = (
-            f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
-        )
-    return files
-
-
 rule build_patch:
     input:
         unpack(recovery_inputs),

@@ -77,16 +77,6 @@ rule fetch_model:
         " --spec {params.spec:q} --log {log}"
 
 
-def dataset_inputs(wildcards):
-    """The archive that holds the dataset, the local files, or nothing when it is on the hub."""
-    archive = jobs.archive_of_dataset(CONFIG, wildcards.dataset)
-    files = (
-        {"archive": f"resources/archives/{archive}/manifest.json"} if archive else {}
-    )
-    local = jobs.local_files(CONFIG, wildcards.dataset)
-    return {**files, **({"local": local} if local else {})}
-
-
 rule fetch_data:
     input:
         unpack(dataset_inputs),

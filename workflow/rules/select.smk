@@ -1,23 +1,6 @@
 """Which layers go: a score table for every candidate, then the plan for each number of layers."""
 
 
-def selection_inputs(wildcards):
-    """Statistics, or the model itself, or nothing: what the selection's metric needs."""
-    needs = jobs.selection_needs(CONFIG, wildcards.selection)
-    files = {}
-    if "statistics" in needs:
-        files["stats"] = (
-            f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
-        )
-    if "model" in needs:
-        files["model"] = f"resources/models/{wildcards.model}/manifest.json"
-        files["compute"] = f"results/{wildcards.model}/compute.json"
-        files["windows"] = jobs.calibration_windows(
-            CONFIG, wildcards.model, wildcards.calibration
-        )
-    return files
-
-
 rule rank_layers:
     input:
         unpack(selection_inputs),
