@@ -72,7 +72,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         fields = GGUFReader(gguf).fields
     except ValueError as error:
@@ -84,7 +86,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     }
     source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
-        # The progress bar of the GGUF reader cannot be turned off.
+        # The GGUF reader has a progress bar of its own, which cannot be turned off.
         with redirect_stderr(StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
