@@ -3,7 +3,7 @@
 A method is one module of this package. It defines:
 
 ``TITLE``, ``PAPER``
-    Name and source, shown in the report.
+    Name and source (a URL, empty for a baseline without a paper).
 ``NEEDS``
     What it reads: a subset of ``{"statistics"}``.
 ``Params``

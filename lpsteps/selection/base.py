@@ -3,7 +3,7 @@
 A metric is one module of this package. It defines:
 
 ``TITLE``, ``PAPER``
-    Name and source, shown in the report.
+    Name and source (a URL, empty for a baseline without a paper).
 ``KIND``
     Kind of the ranking that it makes, see :mod:`lpsteps.selection.ranking`.
 ``NEEDS``
