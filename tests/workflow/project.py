@@ -203,9 +203,8 @@ def write_yaml(path: Path, content: object) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def make_project(folder: Path) -> Path:
-    """Copy the checkout's sources into ``folder / "project"`` and add the tiny profile."""
-    project = folder / "project"
+def copy_checkout(project: Path) -> None:
+    """Copy what a run needs of this checkout into a new folder, without anything generated."""
     project.mkdir(parents=True)
     for name in COPIED:
         source = CHECKOUT / name
@@ -213,6 +212,12 @@ def make_project(folder: Path) -> Path:
             shutil.copytree(source, project / name, ignore=GENERATED)
         else:
             shutil.copy2(source, project / name)
+
+
+def make_project(folder: Path) -> Path:
+    """Make the tiny project in ``folder / "project"``."""
+    project = folder / "project"
+    copy_checkout(project)
     write_model(project / "model")
     write_data(project / "data")
     write_yaml(project / "config/tiny_definitions.yaml", definitions())
@@ -221,18 +226,26 @@ def make_project(folder: Path) -> Path:
     return project
 
 
-def snakemake(
-    project: Path, *arguments: str, profile: str = PROFILE
-) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in a project and return the finished process, both outputs in ``stdout``."""
-    command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", *arguments]
-    environment = {**os.environ, "LPSTEPS_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    return subprocess.run(
+def start_snakemake(
+    project: Path, *arguments: str, profile: str = PROFILE, cores: int = 2
+) -> subprocess.Popen[str]:
+    """Start Snakemake in a project, in a process group of its own, both outputs in ``stdout``."""
+    command = [str(Path(sys.executable).parent / "snakemake"), "--cores", str(cores), *arguments]
+    return subprocess.Popen(
         [*command, "--configfile", profile],
         cwd=project,
-        env=environment,
+        env={**os.environ, "LPSTEPS_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
+        start_new_session=True,
     )
+
+
+def snakemake(
+    project: Path, *arguments: str, profile: str = PROFILE
+) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a project to its end."""
+    process = start_snakemake(project, *arguments, profile=profile)
+    output, _ = process.communicate(timeout=900)
+    return subprocess.CompletedProcess(process.args, process.returncode, output)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import CHECKOUT, COPIED, GENERATED, snakemake, write_yaml
+from project import CHECKOUT, copy_checkout, snakemake, write_yaml
 
 REDUCED = "config/reduced.yaml"
 
@@ -17,13 +17,7 @@ REDUCED = "config/reduced.yaml"
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("default") / "project"
-    project.mkdir()
-    for name in COPIED:
-        source = CHECKOUT / name
-        if source.is_dir():
-            shutil.copytree(source, project / name, ignore=GENERATED)
-        else:
-            shutil.copy2(source, project / name)
+    copy_checkout(project)
     profile = yaml.safe_load((CHECKOUT / "config/config.yaml").read_text())
     profile["tables"] = {"table06": {"smollm2-135m": [3]}}
     profile["suites"]["perplexity"]["benchmarks"] = {"novels": 2}

@@ -6,14 +6,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from project import CHECKOUT, PROFILE, make_project, snakemake
+from project import CHECKOUT, PROFILE, make_project, snakemake, start_snakemake
 
 
 def test_every_cell_is_measured_or_says_why_not(finished: Path):
@@ -62,22 +60,7 @@ def test_killed_run_continues(copy: Path):
     scores = sorted((copy / "results").rglob("scores/*.json"))
     for path in [*scores, copy / "reports/tables.json", copy / "reports/tables.html"]:
         path.unlink()
-    command = [
-        str(Path(sys.executable).parent / "snakemake"),
-        "--cores",
-        "1",
-        "reports/tables.html",
-    ]
-    environment = {**os.environ, "LPSTEPS_THREADS": "1", "PYTHONPATH": ""}
-    process = subprocess.Popen(
-        [*command, "--configfile", PROFILE],
-        cwd=copy,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_snakemake(copy, "reports/tables.html", cores=1)
     deadline = time.monotonic() + 120
     while not any((copy / "results").rglob("scores/*.json")) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -85,7 +68,7 @@ def test_killed_run_continues(copy: Path):
     process.communicate(timeout=120)
     assert process.returncode != 0
     assert not list(copy.rglob(".partial-*"))
-    run = snakemake(copy, "reports/tables.html", "--rerun-incomplete")
+    run = snakemake(copy, "reports/tables.html")
     assert run.returncode == 0, run.stdout
     assert all(path.is_file() for path in scores)
 
