@@ -227,6 +227,6 @@ def _explain_file(
     yield f"{indent}  sha256 {facts['sha256']}, {facts['bytes']} bytes"
     if "rule" in facts:
         yield f"{indent}  made by {facts['rule']}, code {facts['code']}"
-        yield f"{indent}  repeat with: snakemake --cores 1 --force {path}"
+        yield f"{indent}  repeat with: snakemake --cores 1 --force {facts['target']}"
     for source in facts["inputs"]:
         yield from _explain_file(source, artifacts, depth + 1, seen)

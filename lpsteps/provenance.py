@@ -140,12 +140,14 @@ class Artifact:
         sha256: Hash of its bytes as they are now.
         bytes: Its size.
         record: The record of the step that made it; None for a source file such as a template.
+        target: What to ask Snakemake for to make it again: itself, or the manifest of its folder.
     """
 
     path: Path
     sha256: str
     bytes: int
     record: dict[str, Any] | None
+    target: Path
 
     @property
     def inputs(self) -> tuple[tuple[Path, str], ...]:
@@ -165,20 +167,20 @@ class Lineage:
         self.artifacts: dict[Path, Artifact] = {}
         self._problems: dict[Path, str | None] = {}
 
-    def _record_of(self, path: Path) -> dict[str, Any] | None:
-        """Find the record that speaks for a file: its own, or that of a manifest above it."""
+    def _record_of(self, path: Path) -> tuple[dict[str, Any] | None, Path]:
+        """Find the record that speaks for a file, its own or that of a manifest above it."""
         for speaker in (path, *(folder / "manifest.json" for folder in path.parents)):
             if record_path(speaker).is_file():
-                return read_record(speaker)
+                return read_record(speaker), speaker
         if path.parts[0] in GENERATED_FOLDERS:
             raise LpstepsError(f"{record_path(path)}: missing, so nothing tells what made {path}")
-        return None
+        return None, path
 
     def _verify(self, path: Path) -> None:
         if not path.is_file():
             raise LpstepsError(f"{path}: missing")
-        record = self._record_of(path)
-        artifact = Artifact(path, sha256_file(path), path.stat().st_size, record)
+        record, target = self._record_of(path)
+        artifact = Artifact(path, sha256_file(path), path.stat().st_size, record, target)
         self.artifacts[path] = artifact
         if record is None:
             return

@@ -22,7 +22,8 @@ def artifact_graph(lineage: Lineage, roots: Iterable[Path]) -> dict[str, dict[st
 
     Returns:
         By path: sha256, bytes, the paths it was made from, and of the step that made it the rule,
-        the settings and a digest of its code. A source file has no step.
+        the settings, a digest of its code, and the file to ask Snakemake for to repeat it. A source
+        file has no step.
     """
     graph: dict[str, dict[str, Any]] = {}
     for artifact in lineage.behind(roots):
@@ -40,4 +41,9 @@ def _step(artifact: Artifact) -> dict[str, Any]:
     if record is None:
         return {}
     code = sha256_bytes(canonical_json(record["code"]).encode())
-    return {"rule": record["rule"], "spec": record["spec"], "code": code[:16]}
+    return {
+        "rule": record["rule"],
+        "spec": record["spec"],
+        "code": code[:16],
+        "target": str(artifact.target),
+    }

@@ -112,6 +112,8 @@ def test_file_of_a_manifest_folder_is_covered_by_the_manifests_record(tmp_path, 
     assert run_step(MODULE, [], lambda parser: None, body) == 0
     assert problem("resources/models/m/weights") is None
     assert problem("resources/models/m/deeper/member") is None
+    (member,) = provenance.Lineage().behind([Path("resources/models/m/deeper/member")])
+    assert member.target == Path("resources/models/m/manifest.json")
     Path("resources/models/m/weights").write_text("v")
     assert "weights: was changed after" in str(problem("resources/models/m/weights"))
     Path("resources/models/m/stray").write_text("v")
