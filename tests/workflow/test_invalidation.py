@@ -6,6 +6,7 @@ job is known by its log file, which holds the rule and all wildcards.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -158,6 +159,43 @@ def add_table(project: Path) -> None:
     configure(PROFILE, lambda c: c["tables"].update(tablexx={"tiny": [2]}))(project)
 
 
+NEW_METHOD = '''"""Halve every channel: a repair that helps nobody, in one file."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.recovery.base import RecoveryContext
+
+TITLE = "Half"
+PAPER = ""
+NEEDS: frozenset[str] = frozenset()
+
+
+class Params(BaseModel):
+    """No parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def build(context: RecoveryContext, params: Params) -> PatchSet:
+    """Build the patch."""
+    half = Operation("scale", np.full(context.hidden_size, 0.5))
+    return PatchSet(tuple(GapPatch(start, end, (half,)) for start, end in context.plan.gaps))
+'''
+
+
+def add_method(project: Path) -> None:
+    """One file, one entry, one row: what docs/add-a-method.md asks for."""
+    (project / "lpsteps/recovery/half.py").write_text(NEW_METHOD)
+    half = {"title": "Half", "method": "half"}
+    configure("config/methods.yaml", lambda c: c["recoveries"].update(half=half))(project)
+    row = {"id": "sl+half", "label": "+ Half", "selection": "llm-streamline", "recovery": "half"}
+    add_row("table02", row)(project)
+
+
 SCORES = r"evaluate_(perplexity|harness)/tiny/"
 PLAN = r"(rank_layers|choose_layers|build_patch|evaluate_\w+)/tiny.*"
 STATISTICS = (
@@ -303,6 +341,10 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ),
         (r"(build_patch|evaluate_perplexity)/tiny.*sleb.*channel-scale", *REPORT),
     ),
+    "method added in one file": (
+        add_method,
+        (r"(build_patch|evaluate_perplexity)/tiny.*llm-streamline.*half", *REPORT),
+    ),
     "variant removed": (drop_row("table06", "channel-scale"), REPORT),
     "benchmark added": (
         configure(PROFILE, lambda c: c["suites"]["perplexity"]["benchmarks"].update(stories=1)),
@@ -350,3 +392,13 @@ def test_equal_upstream_file_does_not_cascade_when_built_first(copy: Path):
     run = snakemake(copy, stats, other)
     assert run.returncode == 0, run.stdout
     assert planned(copy) == set()
+
+
+def test_added_method_has_its_row_in_the_table(copy: Path):
+    add_method(copy)
+    run = snakemake(copy, "reports/tables.html")
+    assert run.returncode == 0, run.stdout
+    cells = {c["id"]: c for c in json.loads((copy / "reports/tables.json").read_text())["cells"]}
+    cell = cells["table02/tiny/n2/sl+half/novels"]
+    assert cell["status"] == "measured"
+    assert cell["value"] != cells["table02/tiny/n2/llm-streamline/novels"]["value"]
