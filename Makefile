@@ -43,7 +43,7 @@ schema: $(INSTALLED)
 lock:
 	rm -rf $(VENV)/lock
 	$(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/python -m pip install --quiet ".[export,test,lint]"
+	$(VENV)/lock/bin/python -m pip install --quiet ".[export,lora,test,lint]"
 	echo '# Exact versions that `make` and CI install. Update: make lock' > requirements.lock
 	$(VENV)/lock/bin/python -m pip freeze --exclude lpsteps | sed 's/+cpu//' >> requirements.lock
 

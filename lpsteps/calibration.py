@@ -13,11 +13,14 @@ from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import Basis
 from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.layers import decoder_of
-from lpsteps.statistics import IDENTITY, SampleStatistics
+from lpsteps.statistics import IDENTITY, Array, SampleStatistics
 
 # Tokens per matrix product of the cosines. Inside a block they are summed in float32, across blocks
 # in float64.
 _TOKEN_BLOCK = 128
+
+# A channel that is zero at every token is divided by this instead of zero.
+_SMALLEST_NORM = 1e-12
 
 
 class Rotation:
@@ -61,11 +64,11 @@ def stream_statistics(
     Activations are cast to float32. Means of `|x|` are accumulated in float64, cosines in float64
     over float32 blocks of tokens. The language-model head and the key-value cache are not computed.
 
-    Peak memory beside the model's own: the unit vectors of one batch at all boundaries, float32
-    `[batch, n_layers + 1, length, hidden_size]`, and a few tensors of the size of one boundary,
-    whatever the number of windows. For 32 layers, 2048 tokens and 4096 channels that is 1.1 GB per
-    window of the batch. They stay in float32 because a cosine close to 1, the interesting case,
-    would lose most of its digits in 16 bits.
+    Peak memory beside the model's own: the streams of one batch at all boundaries, float32
+    `[batch, n_layers + 1, length, hidden_size]`, and a few tensors of the size of one boundary or
+    of one block of tokens at all boundaries, whatever the number of windows. For 32 layers, 2048
+    tokens and 4096 channels that is 1.1 GB per window of the batch. They stay in float32 because a
+    cosine close to 1, the interesting case, would lose most of its digits in 16 bits.
 
     Args:
         model: A causal language model of a known family.
@@ -92,13 +95,13 @@ def stream_statistics(
     boundaries = len(decoder.layers) + 1
     hidden_size = basis.size
     rotation = Rotation(basis, model.device)
-    unit_vectors = torch.empty(
+    streams = torch.empty(
         (min(batch, len(windows)), boundaries, length - exclude_first, hidden_size),
         device=model.device,
     )
     # [basis, sample of the batch, boundary, channel]
     means = torch.empty(
-        (2, len(unit_vectors), boundaries, hidden_size), dtype=torch.float64, device=model.device
+        (2, len(streams), boundaries, hidden_size), dtype=torch.float64, device=model.device
     )
 
     def observe(boundary: int, hidden: torch.Tensor) -> None:
@@ -106,7 +109,7 @@ def stream_statistics(
         samples = len(rows)
         means[0, :samples, boundary] = rows.abs().mean(dim=1, dtype=torch.float64)
         means[1, :samples, boundary] = rotation(rows).abs().mean(dim=1, dtype=torch.float64)
-        torch.nn.functional.normalize(rows, dim=2, out=unit_vectors[:samples, boundary])
+        streams[:samples, boundary] = rows
 
     for start in range(0, len(windows), batch):
         token_ids = torch.tensor(windows[start : start + batch], dtype=torch.long).to(model.device)
@@ -119,28 +122,47 @@ def stream_statistics(
                     f"windows: {start + sample}: activations are not finite in "
                     f"{str(model.dtype).removeprefix('torch.')}; set dtype: float32"
                 )
+            cosine, token_axis_cosine = _mean_cosines(streams[sample])
             yield SampleStatistics(
                 tokens=length - exclude_first,
                 mean_absolute={IDENTITY: identity, basis_kind: rotated},
-                cosine=_mean_cosines(unit_vectors[sample]),
+                cosine=cosine,
+                last_token_cosine=_cosines(streams[sample, :, -1]),
+                token_axis_cosine=token_axis_cosine,
             )
 
 
-def _mean_cosines(unit_vectors: torch.Tensor) -> npt.NDArray[np.float64]:
-    """Return the mean over tokens of all pairwise cosines.
+def _cosines(vectors: torch.Tensor) -> Array:
+    """Return all pairwise cosines of float32 `[vectors, size]`, float64 `[vectors, vectors]`."""
+    unit_vectors = torch.nn.functional.normalize(vectors.double(), dim=1)
+    return (unit_vectors @ unit_vectors.T).cpu().numpy()
 
-    The mean of `<u_i[t], u_j[t]>` over `t` is one inner product over tokens and channels together,
-    so all pairs are a single Gram matrix.
+
+def _mean_cosines(streams: torch.Tensor) -> tuple[Array, Array]:
+    """Return all pairwise cosines over channels and over tokens.
+
+    The mean of `<u_i[t], u_j[t]>` over tokens `t`, `u` the unit vectors over channels, is one inner
+    product over tokens and channels together, so all pairs are a single Gram matrix. The cosines
+    over tokens are a second one, of the same numbers divided by the norms of the channels. A
+    vector of zeros has cosine 0 with any other.
 
     Args:
-        unit_vectors: Float32 `[boundaries, tokens, hidden_size]`, normalised over channels.
+        streams: Float32 `[boundaries, tokens, hidden_size]`.
 
     Returns:
-        Float64 `[boundaries, boundaries]`.
+        The mean over tokens of the cosines over channels, and the mean over channels of the cosines
+        over tokens, both float64 `[boundaries, boundaries]`.
     """
-    boundaries, tokens, _ = unit_vectors.shape
-    total = torch.zeros((boundaries, boundaries), dtype=torch.float64, device=unit_vectors.device)
-    for block in torch.split(unit_vectors, _TOKEN_BLOCK, dim=1):
-        rows = block.reshape(boundaries, -1)
-        total += rows @ rows.T
-    return (total / tokens).cpu().numpy()
+    boundaries, tokens, channels = streams.shape
+    totals = torch.zeros((2, boundaries, boundaries), dtype=torch.float64, device=streams.device)
+    squares = torch.zeros((boundaries, channels), dtype=torch.float64, device=streams.device)
+    blocks = torch.split(streams, _TOKEN_BLOCK, dim=1)
+    for block in blocks:
+        squares += block.square().sum(dim=1)
+    channel_norms = squares.sqrt().float().clamp_min(_SMALLEST_NORM)[:, None]
+    for block in blocks:
+        by_token = torch.nn.functional.normalize(block, dim=2).reshape(boundaries, -1)
+        totals[0] += by_token @ by_token.T
+        by_channel = (block / channel_norms).reshape(boundaries, -1)
+        totals[1] += by_channel @ by_channel.T
+    return (totals[0] / tokens).cpu().numpy(), (totals[1] / channels).cpu().numpy()

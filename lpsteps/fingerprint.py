@@ -19,7 +19,8 @@ from pathlib import Path
 
 from lpsteps.errors import LpstepsError
 
-PACKAGE = __name__.partition(".")[0]
+# Not from __name__, which is __main__ on the command line.
+PACKAGE = Path(__file__).resolve().parent.name
 ROOT = Path(__file__).resolve().parent.parent
 _DIGEST_LENGTH = 16
 

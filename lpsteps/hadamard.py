@@ -11,6 +11,11 @@ The core (Paley) comes first in the product, Sylvester factors follow in their n
 and ordering of the Paley matrices are those of N. Sloane's tables, which QuaRot and LinearPatch
 ship, so that activations can be compared with theirs channel by channel. Sizes without a Hadamard
 matrix here get a seeded random orthogonal matrix instead.
+
+LinearPatch uses the Hadamard matrix alone (arXiv 2505.24680, section 3). To show what it
+contributes there are four bases to compare it with: the channels themselves, a Hadamard matrix
+behind random signs (QuaRot, arXiv 2404.00456), a random orthogonal matrix and the discrete cosine
+transform, which exists for every size.
 """
 
 from __future__ import annotations
@@ -26,9 +31,17 @@ import numpy.typing as npt
 from lpsteps.errors import LpstepsError, nearest
 
 Matrix = npt.NDArray[np.float64]
+# The kinds that a calibration may rotate into: their matrix is that of `Basis.factors` alone.
 BasisKind = Literal["hadamard", "random_orthogonal"]
+AnyBasisKind = Literal[BasisKind, "identity", "randomised_hadamard", "dct"]
 
-BASIS_KINDS: tuple[BasisKind, ...] = ("hadamard", "random_orthogonal")
+ANY_BASIS_KINDS: tuple[AnyBasisKind, ...] = (
+    "identity",
+    "hadamard",
+    "randomised_hadamard",
+    "random_orthogonal",
+    "dct",
+)
 
 # Kronecker factors are kept at most this large, which keeps a rotation cheap: rotating a row costs
 # `n * (sum of the factor orders)` multiplications instead of `n * n`.
@@ -42,12 +55,15 @@ class Basis:
     Attributes:
         name: The construction, for example `"paley-ii-36 (x) sylvester-16"`.
         factors: Kronecker factors from left to right, float64, not normalised.
-        divisor: The matrix is the Kronecker product of the factors divided by this number.
+        divisor: The Kronecker product of the factors is divided by this number.
+        signs: Ones and minus ones, float64 `[size]`, that multiply the channels of a row before the
+            factors do; None where every one of them is 1.
     """
 
     name: str
     factors: tuple[Matrix, ...]
     divisor: float
+    signs: npt.NDArray[np.float64] | None = None
 
     @property
     def size(self) -> int:
@@ -60,6 +76,8 @@ class Basis:
         product: npt.NDArray[Any] = np.ones((1, 1))
         for factor in self.factors:
             product = np.kron(product, factor)
+        if self.signs is not None:
+            product = self.signs[:, None] * product
         return product / self.divisor
 
     @property
@@ -74,25 +92,35 @@ def basis_matrix(n: int, kind: str = "hadamard", seed: int = 0) -> Basis:
 
     Args:
         n: Hidden size.
-        kind: `"hadamard"`, or `"random_orthogonal"` (distributed uniformly over all orthogonal
-            matrices). The former falls back to the latter where no construction is known; the
-            basis's name tells.
-        seed: Seed of the random orthogonal matrix; a Hadamard matrix does not depend on it.
+        kind: `"identity"`; `"hadamard"`; `"randomised_hadamard"`, the same behind a random sign for
+            every channel; `"random_orthogonal"` (distributed uniformly over all orthogonal
+            matrices); or `"dct"`, the orthonormal discrete cosine transform of type II, lowest
+            frequency first. Where no Hadamard matrix is known, both kinds that ask for one fall
+            back to the random orthogonal matrix; the basis's name tells.
+        seed: Seed of the random signs and of the random orthogonal matrix; the other kinds do not
+            depend on it.
 
     Raises:
         LpstepsError: `n` is not positive, or `kind` is unknown.
     """
     if n < 1:
         raise LpstepsError(f"n: {n}: the order of a basis is at least 1")
-    if kind not in BASIS_KINDS:
-        raise LpstepsError(f"basis: {kind}: {nearest(kind, BASIS_KINDS)}")
-    orders = _hadamard_orders(n) if kind == "hadamard" else None
+    if kind not in ANY_BASIS_KINDS:
+        raise LpstepsError(f"basis: {kind}: {nearest(kind, ANY_BASIS_KINDS)}")
+    if kind == "identity":
+        return Basis(f"identity-{n}", (np.eye(n),), 1.0)
+    if kind == "dct":
+        return Basis(f"dct-ii-{n}", (_cosine_transform(n),), 1.0)
+    orders = None if kind == "random_orthogonal" else _hadamard_orders(n)
     if orders is None:
         return Basis(f"random-orthogonal-{n}-seed-{seed}", (_random_orthogonal(n, seed),), 1.0)
     parts = [_CONSTRUCTIONS[construction](order) for construction, order in orders]
     name = " (x) ".join(f"{construction}-{order}" for construction, order in orders)
     factors = tuple(factor for part in parts for factor in part)
-    return Basis(name, factors, math.sqrt(n))
+    if kind == "hadamard":
+        return Basis(name, factors, math.sqrt(n))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], n)
+    return Basis(f"signs-seed-{seed} {name}", factors, math.sqrt(n), signs)
 
 
 def _is_prime(number: int) -> bool:
@@ -175,3 +203,11 @@ def _random_orthogonal(n: int, seed: int) -> Matrix:
     orthogonal, triangular = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
     # QR leaves the signs of the columns to the library; without this the result is not uniform.
     return orthogonal * np.sign(np.diag(triangular))
+
+
+def _cosine_transform(n: int) -> Matrix:
+    """Return the DCT-II, a frequency per column (K. Rao, P. Yip, "Discrete Cosine Transform")."""
+    position, frequency = np.arange(n)[:, None], np.arange(n)
+    matrix: Matrix = math.sqrt(2.0 / n) * np.cos(np.pi / (2 * n) * (2 * position + 1) * frequency)
+    matrix[:, 0] /= math.sqrt(2.0)
+    return matrix

@@ -9,8 +9,14 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from lpsteps.errors import LpstepsError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from lpsteps.recovery.base import Need
 
 _PACKAGE = Path(__file__).parent
 _NOT_METHODS = {"__init__", "base", "ranking"}
@@ -46,3 +52,14 @@ def selection_method(name: str) -> ModuleType:
 def recovery_method(name: str) -> ModuleType:
     """Import ``lpsteps.recovery.<name>``; see :func:`method_module`."""
     return method_module("recovery", name)
+
+
+def recovery_needs(method: ModuleType, params: BaseModel) -> frozenset[Need]:
+    """Return what a recovery reads, which may depend on its parameters.
+
+    Args:
+        method: Module of the method.
+        params: Its checked ``Params``.
+    """
+    needs: frozenset[Need] = method.needs(params) if hasattr(method, "needs") else method.NEEDS
+    return needs

@@ -1,8 +1,9 @@
 """Patches in and out of files, independent of any deep-learning framework.
 
 A patch acts on the residual stream where it enters the first layer after a gap (or the final norm).
-It is a chain of linear operations on rows: a *scale* multiplies channel by channel, a *matrix* maps
-``x`` to ``x @ weight``. Recovery methods build patches, the surgery step inserts them.
+It is a chain of operations on rows, the same for every token. Recovery methods build patches, the
+surgery step inserts them. A patch set may also give parameters of the remaining model new values,
+which costs nothing at inference, and bring back single removed layers with other weights.
 
 A patch set is stored as two files side by side: ``<name>.safetensors`` with the tensors, and
 ``<name>.manifest.json`` with their digests and the list of gaps. The manifest is small, so it is
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,34 +28,94 @@ from lpsteps.validation import validated
 
 MANIFEST_SUFFIX = ".manifest.json"
 TENSORS_SUFFIX = ".safetensors"
+_REPLACEMENT = "replacements."
+
+
+OperationKind = Literal["scalar", "scale", "matrix", "rotation", "shift", "low_rank", "gated_mlp"]
+
+_SHAPES: dict[OperationKind, str] = {
+    "scalar": "[1]",
+    "scale": "[hidden_size]",
+    "matrix": "[hidden_size, hidden_size]",
+    "rotation": "[hidden_size, hidden_size]",
+    "shift": "[hidden_size]",
+    "low_rank": "[2, hidden_size, rank]",
+    "gated_mlp": "[3, hidden_size, intermediate_size]",
+}
+_FOLDABLE: frozenset[OperationKind] = frozenset({"scalar", "rotation"})
+ROTATION_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One linear operation on rows ``x`` of the residual stream.
+    """One operation on rows ``x`` of the residual stream, ``[..., hidden_size]`` in float32.
+
+    ============= =================================== ============================================
+    kind          weight ``w``                        result
+    ============= =================================== ============================================
+    ``scalar``    ``[1]``, positive                   ``x * w``
+    ``scale``     ``[hidden_size]``                   ``x * w``
+    ``matrix``    ``[hidden_size, hidden_size]``      ``x @ w``
+    ``rotation``  ``[hidden_size, hidden_size]``      ``x @ w``, where ``w = c Q``: a positive
+                                                      number times an orthogonal matrix
+    ``shift``     ``[hidden_size]``                   ``x + w``
+    ``low_rank``  ``[2, hidden_size, rank]``          ``x + (x @ w[0]) @ w[1].T``
+    ``gated_mlp`` ``[3, hidden_size, intermediate]``  ``x + (silu(r @ w[0]) * (r @ w[1])) @ w[2].T``
+                                                      with ``r = x / sqrt(mean(x ** 2) + 1e-6)``
+    ============= =================================== ============================================
+
+    A normalised reader sees the same direction whether or not the stream is rescaled as a whole,
+    and can undo a rotation. So ``scalar`` and ``rotation`` can be folded into the weights of a
+    stock architecture, the other kinds cannot.
 
     Attributes:
-        kind: "scale" for ``x * weight`` with weight ``[hidden_size]``, "matrix" for ``x @ weight``
-            with weight ``[hidden_size, hidden_size]``.
+        kind: What is computed.
         weight: Floating-point weights; float64 while they are built, float32 once stored.
 
     Raises:
-        LpstepsError: When the shape does not belong to the kind, or a weight is not finite.
+        LpstepsError: When the shape does not belong to the kind, a weight is not finite, a scalar
+            is not positive, or a rotation is not orthogonal up to a factor: an entry of
+            ``w.T @ w - c**2 I`` exceeds ``1e-5 c**2``, with ``c**2`` the mean of the diagonal.
     """
 
-    kind: Literal["scale", "matrix"]
+    kind: OperationKind
     weight: npt.NDArray[Any]
 
     def __post_init__(self) -> None:
         shape = self.weight.shape
-        dimensions = 1 if self.kind == "scale" else 2
-        if len(shape) != dimensions or len(set(shape)) != 1:
+        fits = {
+            "scalar": shape == (1,),
+            "scale": len(shape) == 1,
+            "matrix": len(shape) == 2 and shape[0] == shape[-1],
+            "rotation": len(shape) == 2 and shape[0] == shape[-1],
+            "shift": len(shape) == 1,
+            "low_rank": len(shape) == 3 and shape[0] == 2,
+            "gated_mlp": len(shape) == 3 and shape[0] == 3,
+        }[self.kind]
+        if not fits or self.weight.size == 0:
             raise LpstepsError(
-                f"operation: {self.kind} of shape {list(shape)}: allowed are "
-                "scale [hidden_size] and matrix [hidden_size, hidden_size]"
+                f"operation: {self.kind} of shape {list(shape)}: must be {_SHAPES[self.kind]}"
             )
         if not np.isfinite(self.weight).all():
             raise LpstepsError(f"operation: {self.kind}: every weight must be finite")
+        if self.kind == "scalar" and self.weight[0] <= 0:
+            raise LpstepsError(f"operation: scalar: {self.weight[0]:g}: must be positive")
+        if self.kind == "rotation":
+            gram = self.weight.astype(np.float64).T @ self.weight.astype(np.float64)
+            square = np.trace(gram) / len(gram)
+            deviation = np.abs(gram - square * np.eye(len(gram))).max()
+            if not deviation <= ROTATION_TOLERANCE * square or square == 0:
+                raise LpstepsError(
+                    f"operation: rotation: deviates by {deviation:.2g} from an orthogonal matrix "
+                    f"times {np.sqrt(square):.6g}: use kind matrix for a general matrix"
+                )
+
+    @property
+    def hidden_size(self) -> int | None:
+        """Channels of the rows that it acts on; None when it takes any number."""
+        if self.kind == "scalar":
+            return None
+        return int(self.weight.shape[1 if self.weight.ndim == 3 else 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +136,65 @@ class PatchSet:
     """The patches of one pruned model.
 
     Attributes:
-        gaps: One patch per gap, ascending; empty when the model is left as pruned.
+        gaps: At most one patch per gap, ascending; empty when the model is left as pruned.
         audit: Float64 tensors that explain the weights (for example the scales behind a matrix).
             They are stored beside the weights and never used by the model.
+        replacements: New values of parameters, each of the parameter's own shape, under their names
+            relative to the backbone, with layers numbered as in the *dense* model (for example
+            ``layers.13.mlp.down_proj.weight``).
+        restored: Removed layers that stay after all, at their place in the gap and with all of
+            their parameters replaced, ascending.
+
+    Raises:
+        LpstepsError: When gaps or restored layers are not ascending, a replacement is not finite,
+            or a restored layer has none.
     """
 
     gaps: tuple[GapPatch, ...] = ()
     audit: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    replacements: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    restored: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for before, after in pairwise(self.gaps):
+            if after.start < before.end:
+                raise LpstepsError(
+                    f"gap: [{after.start}, {after.end}): must lie behind the one that ends at "
+                    f"{before.end}"
+                )
+        if self.restored != tuple(sorted(set(self.restored))):
+            raise LpstepsError(
+                f"restored: {list(self.restored)}: must ascend, each layer named once"
+            )
+        for name, values in self.replacements.items():
+            if not np.isfinite(values).all():
+                raise LpstepsError(f"replacements: {name}: every value must be finite")
+        for layer in self.restored:
+            if not any(name.startswith(f"layers.{layer}.") for name in self.replacements):
+                raise LpstepsError(
+                    f"restored: {layer}: replacements must hold the layer's parameters"
+                )
 
     @property
     def parameters(self) -> int:
-        """Parameters that the patches add to the model."""
-        return sum(operation.weight.size for gap in self.gaps for operation in gap.operations)
+        """Parameters that the patches add to the pruned model.
+
+        Those of the operations and of the restored layers; other replacements cost nothing.
+        """
+        operations = sum(operation.weight.size for gap in self.gaps for operation in gap.operations)
+        return operations + sum(
+            values.size
+            for name, values in self.replacements.items()
+            if name.startswith(tuple(f"layers.{layer}." for layer in self.restored))
+        )
+
+    @property
+    def foldable(self) -> bool:
+        """Whether the patched model equals one of the dense model's own architecture.
+
+        True when every operation is a scalar or a rotation, and when there is none at all.
+        """
+        return all(operation.kind in _FOLDABLE for gap in self.gaps for operation in gap.operations)
 
 
 class _Strict(BaseModel):
@@ -93,7 +202,7 @@ class _Strict(BaseModel):
 
 
 class _StoredOperation(_Strict):
-    kind: Literal["scale", "matrix"]
+    kind: OperationKind
     tensor: str
 
 
@@ -106,10 +215,13 @@ class _StoredGap(_Strict):
 class _Manifest(_Strict):
     """The contents of a patch manifest."""
 
-    version: Literal[1] = Field(default=1, alias="schema")
+    version: Literal[2] = Field(default=2, alias="schema")
     recovery: str
     parameters: int
+    foldable: bool
     gaps: list[_StoredGap]
+    replacements: list[str]
+    restored: list[int]
     tensors: dict[str, dict[str, Any]]
 
 
@@ -130,14 +242,15 @@ def write_patches(
 ) -> None:
     """Store ``patches`` as a tensor file and its manifest.
 
-    Weights are stored as float32 (``gaps.{k}.operations.{j}.weight``), audit tensors as float64
-    under their own names. The digests in the manifest are those of the stored tensors.
+    Weights are stored as float32 (``gaps.{k}.operations.{j}.weight`` and ``replacements.{name}``),
+    audit tensors as float64 under their own names. The digests in the manifest are those of the
+    stored tensors.
 
     Args:
         tensor_path: Where the safetensors file goes; ``read_patches`` finds it under the name that
             ``tensors_beside`` gives.
         manifest_path: Where the manifest goes.
-        patches: What to store; no gaps at all is fine.
+        patches: What to store; an empty set is fine.
         recovery: Name of the recovery that built them, for the reader of the manifest.
     """
     tensors: dict[str, npt.NDArray[Any]] = {
@@ -152,10 +265,15 @@ def write_patches(
             tensors[name] = np.ascontiguousarray(operation.weight, dtype=np.float32)
             operations.append(_StoredOperation(kind=operation.kind, tensor=name))
         gaps.append(_StoredGap(start=gap.start, end=gap.end, operations=operations))
+    for name, values in patches.replacements.items():
+        tensors[_REPLACEMENT + name] = np.ascontiguousarray(values, dtype=np.float32)
     manifest = _Manifest(
         recovery=recovery,
         parameters=patches.parameters,
+        foldable=patches.foldable,
         gaps=gaps,
+        replacements=sorted(patches.replacements),
+        restored=list(patches.restored),
         tensors=tensor_digests(tensors),
     )
     write_tensors(tensor_path, tensors, {"recovery": recovery})
@@ -169,11 +287,12 @@ def read_patches(manifest_path: Path) -> PatchSet:
         manifest_path: A ``<name>.manifest.json`` with ``<name>.safetensors`` beside it.
 
     Returns:
-        The patch set, weights as float32.
+        The patch set, weights and replacements as float32.
 
     Raises:
         LpstepsError: When a file is missing or malformed, when a tensor is absent, unexpected or
-            differs from its digest, or when an operation names a tensor that does not fit it.
+            differs from its digest, when an operation names a tensor that does not fit it, or when
+            the manifest states another ``parameters`` or ``foldable`` than follows from the rest.
     """
     manifest = validated(_Manifest, read_json(manifest_path), str(manifest_path))
     tensor_path = tensors_beside(manifest_path)
@@ -194,8 +313,14 @@ def read_patches(manifest_path: Path) -> PatchSet:
             )
             for gap in manifest.gaps
         )
+        replacements = {name: tensors.pop(_REPLACEMENT + name) for name in manifest.replacements}
+        patches = PatchSet(gaps, tensors, replacements, tuple(manifest.restored))
     except KeyError as error:
         raise LpstepsError(f"{manifest_path}: {error.args[0]}: no such tensor") from error
     except LpstepsError as error:
         raise LpstepsError(f"{manifest_path}: {error}") from error
-    return PatchSet(gaps, audit=tensors)
+    for key in ("parameters", "foldable"):
+        stated, found = getattr(manifest, key), getattr(patches, key)
+        if stated != found:
+            raise LpstepsError(f"{manifest_path}: {key}: {stated}: but the patches give {found}")
+    return patches

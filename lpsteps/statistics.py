@@ -5,9 +5,12 @@ of the last layer, before the final norm. For each sample (window) the file hold
 
 - `mean_absolute`: the mean over tokens of `|x|` per channel, at every boundary, in the model's own
   basis ("identity") and in a rotated one (for example "hadamard");
-- `cosine`: the mean over tokens of the cosine over channels, for every pair of boundaries.
+- for every pair of boundaries three cosines between the two streams: `cosine`, over the channels of
+  each token, the mean over tokens; `last_token_cosine`, over the channels of the last token alone;
+  `token_axis_cosine`, over the tokens of each channel, the mean over channels.
 
-Block Influence, window cosines and LinearPatch scales of every gap follow from these alone.
+Block Influence, window cosines, angular distances and LinearPatch scales of every gap follow from
+these alone.
 
 The Parquet file is in long form, one row group per sample; its schema is `schema()`.
 """
@@ -30,7 +33,7 @@ Array = npt.NDArray[np.float64]
 
 IDENTITY = "identity"
 _MEAN_ABSOLUTE = "mean_absolute"
-_COSINE = "cosine"
+_COSINES = ("cosine", "last_token_cosine", "token_axis_cosine")
 _METADATA_KEYS = ("n_layers", "hidden_size", "basis", "model")
 
 
@@ -41,16 +44,25 @@ class SampleStatistics:
     Attributes:
         tokens: Tokens that entered the means.
         mean_absolute: Basis to float64 `[n_layers + 1, hidden_size]`.
-        cosine: Float64 `[n_layers + 1, n_layers + 1]`, symmetric.
+        cosine: Float64 `[n_layers + 1, n_layers + 1]`, symmetric; like the other two cosines.
+        last_token_cosine: None where it was not measured.
+        token_axis_cosine: None where it was not measured.
     """
 
     tokens: int
     mean_absolute: Mapping[str, Array]
     cosine: Array
+    last_token_cosine: Array | None = None
+    token_axis_cosine: Array | None = None
 
 
 def schema(*, n_layers: int, hidden_size: int, basis_name: str, model: str) -> Any:
     """Return the Arrow schema of the statistics file.
+
+    `sample` counts the windows from 0 and `tokens` says how many of a window's tokens entered. A
+    row of the `statistic` "mean_absolute" has its `basis`, its `boundary` and a value per channel.
+    A row of one of the cosines has an empty `basis`, the two boundaries `boundary < other` and one
+    value.
 
     Args:
         n_layers: Decoder layers of the model.
@@ -119,24 +131,30 @@ class StatisticsWriter:
         first, second = np.triu_indices(boundaries, k=1)
         bases = list(sample.mean_absolute)
         means = np.concatenate([sample.mean_absolute[basis] for basis in bases])
-        cosines = sample.cosine[first, second]
-        rows = len(means) + len(cosines)
-        lengths = np.concatenate(
-            [np.full(len(means), means.shape[1]), np.ones(len(cosines), dtype=np.int64)]
+        cosines = {
+            name: matrix[first, second]
+            for name in _COSINES
+            if (matrix := getattr(sample, name)) is not None
+        }
+        pairs = len(cosines) * len(first)
+        rows = len(means) + pairs
+        statistics = np.repeat(
+            [_MEAN_ABSOLUTE, *cosines], [len(means), *[len(first)] * len(cosines)]
         )
+        lengths = np.repeat([means.shape[1], 1], [len(means), pairs])
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        boundary = [*[np.arange(boundaries)] * len(bases), *[first] * len(cosines)]
         table = pa.table(
             [
                 pa.array(np.full(rows, self._samples, dtype=np.int32)),
-                pa.array([_MEAN_ABSOLUTE] * len(means) + [_COSINE] * len(cosines)),
-                pa.array(np.repeat([*bases, ""], [*[boundaries] * len(bases), len(cosines)])),
-                pa.array(
-                    np.concatenate([*[np.arange(boundaries)] * len(bases), first]), pa.int16()
-                ),
-                pa.array([None] * len(means) + second.tolist(), pa.int16()),
+                pa.array(statistics),
+                pa.array(np.repeat([*bases, ""], [*[boundaries] * len(bases), pairs])),
+                pa.array(np.concatenate(boundary), pa.int16()),
+                pa.array([None] * len(means) + second.tolist() * len(cosines), pa.int16()),
                 pa.array(np.full(rows, sample.tokens, dtype=np.int32)),
                 pa.ListArray.from_arrays(
-                    pa.array(offsets), pa.array(np.concatenate([means.ravel(), cosines]))
+                    pa.array(offsets),
+                    pa.array(np.concatenate([means.ravel(), *cosines.values()])),
                 ),
             ],
             schema=self._schema,
@@ -155,6 +173,8 @@ class Statistics:
         tokens: Tokens of each sample, `[samples]`.
         means: Basis to float64 `[samples, n_layers + 1, hidden_size]`.
         pairs: Cosines between boundaries, float64 `[samples, n_layers + 1, n_layers + 1]`.
+        last_token_pairs: The same of the last token alone; None where they were not measured.
+        token_axis_pairs: The same along the tokens; None where they were not measured.
     """
 
     basis_name: str
@@ -162,6 +182,8 @@ class Statistics:
     tokens: npt.NDArray[np.int32]
     means: Mapping[str, Array]
     pairs: Array
+    last_token_pairs: Array | None = None
+    token_axis_pairs: Array | None = None
 
     @property
     def n_layers(self) -> int:
@@ -213,16 +235,30 @@ class Statistics:
             rows = basis == name
             means[name] = np.full((samples, boundaries, hidden_size), np.nan)
             means[name][sample[rows], boundary[rows]] = values(rows, hidden_size)
-        rows = basis == ""
-        other = table["other"].filter(rows).to_numpy()
-        pairs = np.full((samples, boundaries, boundaries), np.nan)
-        pairs[:, range(boundaries), range(boundaries)] = 1.0
-        cosines = values(rows, 1)[:, 0]
-        pairs[sample[rows], boundary[rows], other] = cosines
-        pairs[sample[rows], other, boundary[rows]] = cosines
-        if not means or any(not np.isfinite(array).all() for array in (*means.values(), pairs)):
+        statistic = np.asarray(table["statistic"].to_pylist(), dtype=object)
+        other = table["other"].to_numpy()
+        pairs: dict[str, Array] = {}
+        for name in _COSINES:
+            rows = statistic == name
+            if name != "cosine" and not rows.any():
+                continue
+            i, j = boundary[rows], other[rows].astype(np.int64)
+            matrices = np.full((samples, boundaries, boundaries), np.nan)
+            matrices[:, range(boundaries), range(boundaries)] = 1.0
+            matrices[sample[rows], i, j] = matrices[sample[rows], j, i] = values(rows, 1)[:, 0]
+            pairs[name] = matrices
+        arrays = [*means.values(), *pairs.values()]
+        if not means or any(not np.isfinite(array).all() for array in arrays):
             raise LpstepsError(f"{path}: incomplete; delete it to rebuild it")
-        return cls(metadata["basis"], metadata["model"], tokens, means, pairs)
+        return cls(
+            metadata["basis"],
+            metadata["model"],
+            tokens,
+            means,
+            pairs["cosine"],
+            pairs.get("last_token_cosine"),
+            pairs.get("token_axis_cosine"),
+        )
 
     def mean_absolute(self, boundary: int, basis: str) -> Array:
         """Return the mean absolute activation per channel, float64 `[samples, hidden_size]`.
@@ -239,9 +275,37 @@ class Statistics:
         return self.pairs[:, i, j]
 
     def cosines(self, n: int) -> Array:
-        """Return the cosine across every window of `n` layers.
+        """Return the cosine over channels, a mean over tokens, across every window of `n` layers.
 
         Returns:
             Float64 `[samples, n_layers - n + 1]`; column `s` compares boundaries `s` and `s + n`.
         """
         return np.diagonal(self.pairs, offset=n, axis1=1, axis2=2)
+
+    def last_token_cosines(self, n: int) -> Array:
+        """Return the cosine over channels of the last token across every window of `n` layers.
+
+        Returns:
+            Float64 `[samples, n_layers - n + 1]`, as `cosines` does.
+
+        Raises:
+            LpstepsError: The file does not hold it.
+        """
+        return _across(n, self.last_token_pairs, "last_token_cosine")
+
+    def token_axis_cosines(self, n: int) -> Array:
+        """Return the cosine over tokens, a mean over channels, across every window of `n` layers.
+
+        Returns:
+            Float64 `[samples, n_layers - n + 1]`, as `cosines` does.
+
+        Raises:
+            LpstepsError: The file does not hold it.
+        """
+        return _across(n, self.token_axis_pairs, "token_axis_cosine")
+
+
+def _across(n: int, pairs: Array | None, name: str) -> Array:
+    if pairs is None:
+        raise LpstepsError(f"--stats: {name}: not in these statistics; delete them to rebuild them")
+    return np.diagonal(pairs, offset=n, axis1=1, axis2=2)

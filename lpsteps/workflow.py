@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lpsteps import methods
 from lpsteps.config import (
     ArchiveSource,
     Config,
@@ -24,7 +25,8 @@ from lpsteps.config import (
     unavailable,
 )
 from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
-from lpsteps.methods import method_module
+from lpsteps.recovery.base import Need, moments_kind
+from lpsteps.training import TrainingParams
 
 DENSE = "dense"
 
@@ -156,13 +158,40 @@ def table_inputs(config: Config) -> dict[str, list[str]]:
 
 
 def published_files(config: Config) -> list[str]:
-    """Return the files with the paper's printed values for the profile's tables."""
-    return [f"reports/published/{table}.csv" for table in sorted(config.profile.tables)]
+    """Return the files with the paper's printed values for those tables that are the paper's."""
+    paths = [f"reports/published/{table}.csv" for table in sorted(config.profile.tables)]
+    return [path for path in paths if Path(path).is_file()]
 
 
 def memory_mb(config: Config, model: str) -> int:
     """Return the memory for a job that runs a model: float32 weights plus working space."""
     return 2500 + config.definitions.models[model].parameters * 4 // 10**6
+
+
+def moments_mb(config: Config, model: str, n: int, kind: str) -> int:
+    """Return the memory for a plan's moments while they are measured or read.
+
+    Args:
+        config: The config.
+        model: Entry of ``models``.
+        n: Number of removed layers, each of which may be a gap.
+        kind: Kind of the moments.
+    """
+    matrices = n * (5 if kind == "branch" else 2)
+    hidden_size = config.definitions.models[model].hidden_size
+    # Sums of the fitted and of the held-out text, and the file's contents beside both of them.
+    return 4 * matrices * 8 * hidden_size**2 // 10**6
+
+
+def build_patch_mb(config: Config, model: str, n: int, recovery: str) -> int:
+    """Return the memory for a patch: of the moments that it reads, and of the model twice.
+
+    A repair that runs the model trains a part of it or holds a repaired copy.
+    """
+    needs = recovery_needs(config, recovery)
+    megabytes = 2 * memory_mb(config, model) if "model" in needs else 1000
+    kind = moments_kind(needs)
+    return megabytes if kind is None else megabytes + moments_mb(config, model, n, kind)
 
 
 def corpora_manifest(config: Config, corpus: str) -> str:
@@ -294,7 +323,7 @@ def calibrate_spec(config: Config, calibration: str) -> dict[str, Any]:
 
 def selection_needs(config: Config, selection: str) -> frozenset[str]:
     """Return what a selection reads: a subset of ``statistics`` and ``model``."""
-    needs: frozenset[str] = method_module(
+    needs: frozenset[str] = methods.method_module(
         "selection", config.definitions.selections[selection].metric
     ).NEEDS
     return needs
@@ -317,7 +346,7 @@ def rank_layers_spec(config: Config, model: str, selection: str) -> dict[str, An
     counts = list(range(1, n_layers))
     if "model" in selection_needs(config, selection):
         wanted = selection_counts(config, model, selection)
-        kind = method_module("selection", entry.metric).KIND
+        kind = methods.method_module("selection", entry.metric).KIND
         counts = wanted[-1:] if kind == "sequence" else wanted
     return {
         "selection": selection,
@@ -340,28 +369,45 @@ def choose_layers_spec(config: Config, model: str, selection: str, n: int) -> di
     }
 
 
+def recovery_needs(config: Config, recovery: str) -> frozenset[Need]:
+    """Return what a recovery reads."""
+    entry = config.definitions.recoveries[recovery]
+    method = methods.recovery_method(entry.method)
+    return methods.recovery_needs(method, method.Params(**entry.params))
+
+
+def measure_moments_spec(config: Config, calibration: str, kind: str) -> dict[str, Any]:
+    """Return the settings of ``measure_moments``: the text is that of the calibration."""
+    entry = config.definitions.calibrations[calibration]
+    return {
+        "kind": kind,
+        "windows": entry.windows,
+        "exclude_first": entry.exclude_first,
+        "batch": 1,
+    }
+
+
 def recovery_modules(config: Config, recovery: str) -> list[str]:
     """Return the method modules that ``build_patch`` runs for a recovery."""
     return [f"lpsteps.recovery.{config.definitions.recoveries[recovery].method}"]
 
 
-def build_patch_spec(config: Config, recovery: str) -> dict[str, Any]:
-    """Return the settings of ``build_patch``."""
+def build_patch_spec(config: Config, calibration: str, recovery: str) -> dict[str, Any]:
+    """Return the settings of ``build_patch``.
+
+    A repair that runs the model itself reads the same windows as the calibration.
+    """
     entry = config.definitions.recoveries[recovery]
-    return {
+    spec: dict[str, Any] = {
         "recovery": recovery,
         "method": entry.method,
         "params": entry.params,
         "modules": recovery_modules(config, recovery),
     }
-
-
-def recovery_needs(config: Config, recovery: str) -> frozenset[str]:
-    """Return what a recovery reads: a subset of ``statistics``."""
-    needs: frozenset[str] = method_module(
-        "recovery", config.definitions.recoveries[recovery].method
-    ).NEEDS
-    return needs
+    if "model" in recovery_needs(config, recovery):
+        spec["windows"] = config.definitions.calibrations[calibration].windows
+        spec["seed"] = config.profile.seed
+    return spec
 
 
 def suite_inputs(config: Config, model: str, suite: str) -> dict[str, str]:
@@ -389,6 +435,23 @@ def evaluate_spec(config: Config, model: str, lineage: str, suite: str) -> dict[
     if entry.protocol == "perplexity":
         return {**spec, "windows": entry.benchmarks}
     return {**spec, "limits": entry.benchmarks, "add_bos": config.definitions.models[model].add_bos}
+
+
+def recovery_facts(config: Config, recovery: str) -> dict[str, Any]:
+    """Return what the tables say of a recovery: title, training, tokens of text that it reads."""
+    entry = config.definitions.recoveries[recovery]
+    params = methods.recovery_method(entry.method).Params(**entry.params)
+    tokens = 0
+    if recovery_needs(config, recovery):
+        calibration = config.definitions.calibrations[config.profile.calibration]
+        corpus = config.definitions.corpora[calibration.corpus]
+        length = getattr(params, "length", None) or corpus.length or config.profile.window_length
+        tokens = (getattr(params, "windows", None) or calibration.windows) * length
+    return {
+        "title": entry.title,
+        "trained": isinstance(params, TrainingParams),
+        "calibration_tokens": tokens,
+    }
 
 
 def build_tables_spec(config: Config) -> dict[str, Any]:
@@ -427,5 +490,5 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
         },
         "unavailable": {name: reason for name, reason in reasons.items() if reason is not None},
         "selections": {name: entry.title for name, entry in definitions.selections.items()},
-        "recoveries": {name: entry.title for name, entry in definitions.recoveries.items()},
+        "recoveries": {name: recovery_facts(config, name) for name in definitions.recoveries},
     }

@@ -30,12 +30,14 @@ def read_windows(path: Path) -> npt.NDArray[np.int64]:
     return np.asarray(windows, dtype=np.int64)
 
 
-def first_windows(path: Path, count: int, length: int | None = None) -> npt.NDArray[np.int64]:
+def first_windows(
+    path: Path, count: int | None, length: int | None = None
+) -> npt.NDArray[np.int64]:
     """Read the first windows of a file, or the first tokens of each.
 
     Args:
         path: The file.
-        count: Windows wanted.
+        count: Windows wanted; all when None.
         length: Tokens to keep of each; all when None.
 
     Returns:
@@ -46,7 +48,7 @@ def first_windows(path: Path, count: int, length: int | None = None) -> npt.NDAr
     """
     windows = read_windows(path)
     available, tokens = windows.shape
-    if available < count:
+    if count is not None and available < count:
         raise LpstepsError(
             f"{path}: has {available} windows, but windows: {count} are asked for; ask for fewer "
             "or take a larger corpus split"

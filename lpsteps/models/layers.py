@@ -93,3 +93,48 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
         lm_head=cast(nn.Module, model.get_output_embeddings()),
         logit_cap=getattr(model.config, "final_logit_softcapping", None),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class BranchOutputs:
+    """The linear modules of one decoder layer whose outputs are added to the residual stream.
+
+    Attributes:
+        attention: Output projection of the attention.
+        mlp: Output projection of the MLP.
+        normalised: Whether a norm follows each of them in front of the stream (Gemma 2 and 3,
+            OLMo 2), so that their own scale has no effect.
+    """
+
+    attention: nn.Linear
+    mlp: nn.Linear
+    normalised: bool
+
+
+_BRANCH_OUTPUTS = (
+    ("self_attn.o_proj", "mlp.down_proj"),
+    ("attention.dense", "mlp.dense_4h_to_h"),
+    ("self_attn.out_proj", "fc2"),
+)
+
+
+def branch_outputs(layer: nn.Module) -> BranchOutputs:
+    """Return the linear modules with which a decoder layer writes to the residual stream.
+
+    Args:
+        layer: A layer of one of the known families.
+
+    Raises:
+        LpstepsError: The layer has no such modules under any known name.
+    """
+    modules = dict(layer.named_modules())
+    for attention, mlp in _BRANCH_OUTPUTS:
+        if attention in modules and mlp in modules:
+            return BranchOutputs(
+                attention=cast(nn.Linear, modules[attention]),
+                mlp=cast(nn.Linear, modules[mlp]),
+                normalised="post_feedforward_layernorm" in modules,
+            )
+    raise LpstepsError(
+        f"layer: {type(layer).__name__}: no output projections under the names of a known family"
+    )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from lpsteps.errors import LpstepsError
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.patch import Patch
-from lpsteps.patches import PatchSet
+from lpsteps.patches import GapPatch, PatchSet
 from lpsteps.plan import Plan
 
 
 def apply_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet | None = None) -> None:
     """Remove the plan's layers from `model`, in place, and insert the patches.
 
+    Parameters are replaced first, cast to their own dtype and in place, so tied weights stay tied.
     A patch acts on the *input* of the first layer after its gap, or of the final norm when the gap
-    reaches the end, so a gap may lie anywhere, also at layer 0. The survivors are renumbered and
-    the config shortened, so that `generate` finds its way through the key-value cache. A plan
-    without gaps changes nothing.
+    reaches the end, so a gap may lie anywhere, also at layer 0; a restored layer keeps its place
+    inside the gap, in front of the patch. The survivors are renumbered and the config shortened,
+    so that `generate` finds its way through the key-value cache. A plan without gaps and a patch
+    set without replacements change nothing.
 
     Args:
         model: A causal language model of a known family.
@@ -28,23 +32,23 @@ def apply_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet | None = No
         patches: At most one patch per gap of the plan; None leaves the gaps as they are.
 
     Raises:
-        LpstepsError: The plan is for another number of layers, or a patch belongs to no gap or has
-            another width than the model. The model is then untouched.
+        LpstepsError: The plan or the patches do not belong to the model, as `check_plan` says. The
+            model is then untouched.
     """
+    patches = patches or PatchSet()
+    check_plan(model, plan, patches)
     decoder = decoder_of(model)
-    if plan.n_layers != len(decoder.layers):
-        raise LpstepsError(
-            f"plan: n_layers: {plan.n_layers}: the model has {len(decoder.layers)} decoder layers"
-        )
-    gap_patches = patches.gaps if patches is not None else ()
-    for gap in gap_patches:
-        _check_patch(gap, plan, model.config.hidden_size)
-
+    parameters = dict(decoder.backbone.named_parameters())
+    with torch.no_grad():
+        for name, values in patches.replacements.items():
+            parameters[name].copy_(torch.tensor(values))
     entrances = [*decoder.layers, decoder.norm]
-    for gap in gap_patches:
+    for gap in patches.gaps:
         _insert_patch(entrances[gap.end], Patch(gap).to(model.device))
-    for layer in reversed(plan.layers):
-        del decoder.layers[layer]
+    survivors = surviving_layers(plan, patches)
+    for layer in reversed(range(plan.n_layers)):
+        if layer not in survivors:
+            del decoder.layers[layer]
     for index, survivor in enumerate(decoder.layers):
         for module in survivor.modules():
             if hasattr(module, "layer_idx"):
@@ -53,21 +57,81 @@ def apply_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet | None = No
     # Families with mixed attention look up each layer's mask, rotary embedding and cache by number.
     layer_types = getattr(model.config, "layer_types", None)
     if layer_types is not None:
-        model.config.layer_types = [
-            layer_type for index, layer_type in enumerate(layer_types) if index not in plan.layers
-        ]
+        model.config.layer_types = [layer_types[layer] for layer in survivors]
 
 
-def _check_patch(gap: Any, plan: Plan, hidden_size: int) -> None:
+def surviving_layers(plan: Plan, patches: PatchSet) -> list[int]:
+    """Return the layers of the pruned model by their numbers in the dense one, ascending."""
+    removed = set(plan.layers) - set(patches.restored)
+    return [layer for layer in range(plan.n_layers) if layer not in removed]
+
+
+def check_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
+    """Check that a plan and its patches belong to a model.
+
+    Args:
+        model: The dense model.
+        plan: Which layers to remove.
+        patches: What repairs it.
+
+    Raises:
+        LpstepsError: The plan is for another number of layers; a patch belongs to no gap or has
+            another width than the model; a restored layer is not one of the plan's, or not all of
+            its parameters are replaced; or a replacement has no parameter of its name and shape
+            in the pruned model.
+    """
+    decoder = decoder_of(model)
+    if plan.n_layers != len(decoder.layers):
+        raise LpstepsError(
+            f"plan: n_layers: {plan.n_layers}: the model has {len(decoder.layers)} decoder layers"
+        )
+    for gap in patches.gaps:
+        _check_gap(gap, plan, model.config.hidden_size)
+    for layer in patches.restored:
+        if layer not in plan.layers:
+            raise LpstepsError(
+                f"restored: {layer}: not a layer of the plan, which removes {list(plan.layers)}"
+            )
+    shapes = {
+        name: tuple(parameter.shape) for name, parameter in decoder.backbone.named_parameters()
+    }
+    survivors = surviving_layers(plan, patches)
+    for name, values in patches.replacements.items():
+        if name not in shapes:
+            closest = ", ".join(difflib.get_close_matches(name, shapes, n=3, cutoff=0.0))
+            raise LpstepsError(
+                f"replacements: {name}: no such parameter; the nearest names are {closest}"
+            )
+        if values.shape != shapes[name]:
+            raise LpstepsError(
+                f"replacements: {name}: shape {list(values.shape)}: "
+                f"the parameter has {list(shapes[name])}"
+            )
+    for layer, module in enumerate(decoder.layers):
+        names = {f"layers.{layer}.{name}" for name, _ in module.named_parameters()}
+        replaced = names & patches.replacements.keys()
+        if layer not in survivors and replaced:
+            raise LpstepsError(
+                f"replacements: {min(replaced)}: the plan removes layer {layer}; "
+                "leave the parameter out, or name the layer in restored"
+            )
+        if layer in patches.restored and replaced != names:
+            raise LpstepsError(
+                f"restored: {layer}: {min(names - replaced)}: missing from the replacements, which "
+                "must hold every parameter of a restored layer"
+            )
+
+
+def _check_gap(gap: GapPatch, plan: Plan, hidden_size: int) -> None:
     if (gap.start, gap.end) not in plan.gaps:
         raise LpstepsError(
             f"patch: [{gap.start}, {gap.end}): not a gap of the plan, whose gaps are "
             f"{[list(gap) for gap in plan.gaps]}"
         )
     for operation in gap.operations:
-        if operation.weight.shape[0] != hidden_size:
+        if operation.hidden_size not in (None, hidden_size):
             raise LpstepsError(
-                f"patch: [{gap.start}, {gap.end}): width {operation.weight.shape[0]}: "
+                f"patch: [{gap.start}, {gap.end}): width {operation.hidden_size}: "
                 f"but the model's hidden size is {hidden_size}"
             )
 

@@ -5,19 +5,20 @@ A method is one module of this package. It defines:
 ``TITLE``, ``PAPER``
     Name and source (a URL, empty for a baseline without a paper).
 ``NEEDS``
-    What it reads: a subset of ``{"statistics"}``.
+    What it reads: a set of :data:`Need`. When that depends on the parameters, the module defines
+    a function ``needs(params)`` in its place. It can ask for one kind of moments at most.
 ``Params``
     A frozen pydantic model of its parameters, with a description of every field.
 ``build(context, params)``
     The work: a :class:`~lpsteps.patches.PatchSet` with one patch per gap of the plan.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
-statistics come in through the context, and heavy libraries are imported inside functions.
+inputs come in through the context, and heavy libraries are imported inside functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,9 +31,18 @@ from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.plan import Plan
 
 if TYPE_CHECKING:
+    from lpsteps.inputs import ModelInput
+    from lpsteps.moments import GapMoments, MomentsKind
     from lpsteps.statistics import Statistics
 
-Need = Literal["statistics"]
+Need = Literal["statistics", "model", "stream-moments", "weighted-stream-moments", "branch-moments"]
+
+_MOMENTS_KINDS: dict[Need, MomentsKind] = {
+    "stream-moments": "stream",
+    "weighted-stream-moments": "weighted-stream",
+    "branch-moments": "branch",
+}
+
 Grouping = Literal["per_gap", "per_layer"]
 Reduction = Literal["mean_of_ratios", "ratio_of_means"]
 
@@ -45,11 +55,17 @@ class RecoveryContext:
         plan: The layers that were removed.
         hidden_size: Channels of the residual stream.
         statistics: Calibration statistics of the dense model, for methods that need them.
+        moments: Moments of the plan's gaps in the dense model, for methods that need some kind.
+        model: Model and calibration text, for methods that need ``"model"``.
+        seed: Seed of the run, for methods that draw at random.
     """
 
     plan: Plan
     hidden_size: int
     statistics: Statistics | None = None
+    moments: Sequence[GapMoments] | None = None
+    model: ModelInput | None = None
+    seed: int = 0
 
     def needed_statistics(self) -> Statistics:
         """Return the statistics.
@@ -66,6 +82,43 @@ class RecoveryContext:
                 f"{self.plan.n_layers} of {self.hidden_size}"
             )
         return self.statistics
+
+    def needed_moments(self) -> Sequence[GapMoments]:
+        """Return the moments, one for each gap of the plan, in order.
+
+        Raises:
+            LpstepsError: There are none, or they were measured for another plan or model.
+        """
+        if self.moments is None:
+            raise LpstepsError("--moments: required by this recovery")
+        gaps = tuple((gap.start, gap.end) for gap in self.moments)
+        if gaps != self.plan.gaps:
+            raise LpstepsError(
+                f"--moments: gaps {[list(gap) for gap in gaps]}: the plan has "
+                f"{[list(gap) for gap in self.plan.gaps]}; measure them again"
+            )
+        for gap in self.moments:
+            channels = len(gap.fit.source_sum)
+            if channels != self.hidden_size:
+                raise LpstepsError(
+                    f"--moments: {channels} channels: the model has {self.hidden_size}"
+                )
+        return self.moments
+
+    def needed_model(self) -> ModelInput:
+        """Return the model to run.
+
+        Raises:
+            LpstepsError: There is none.
+        """
+        if self.model is None:
+            raise LpstepsError("--windows and --compute: required by this recovery")
+        return self.model
+
+
+def moments_kind(needs: frozenset[Need]) -> MomentsKind | None:
+    """Return the kind of moments that a recovery reads, or None when it reads none."""
+    return next((kind for need, kind in _MOMENTS_KINDS.items() if need in needs), None)
 
 
 class RatioParams(BaseModel):
@@ -110,7 +163,22 @@ def channel_ratios(
         Positive ratios, float64 ``[hidden_size]``.
     """
     source = statistics.mean_absolute(start, basis)
-    target = statistics.mean_absolute(end, basis)
+    return magnitude_ratios(source, statistics.mean_absolute(end, basis), params)
+
+
+def magnitude_ratios(
+    source: npt.NDArray[np.float64], target: npt.NDArray[np.float64], params: RatioParams
+) -> npt.NDArray[np.float64]:
+    """Return by how much channels grow between two places, as :func:`channel_ratios` says.
+
+    Args:
+        source: Mean absolute activations in front, ``[samples, hidden_size]``.
+        target: Mean absolute activations behind, ``[samples, hidden_size]``.
+        params: Reduction, and the floor under both.
+
+    Returns:
+        Positive ratios, float64 ``[hidden_size]``.
+    """
     if params.reduction == "ratio_of_means":
         source = source.mean(axis=0, keepdims=True)
         target = target.mean(axis=0, keepdims=True)

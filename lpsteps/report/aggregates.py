@@ -57,6 +57,29 @@ def retained_performance(pruned: Sequence[Estimate], dense: Sequence[Estimate]) 
     return mean(ratios)
 
 
+def share_closed(
+    dense: Sequence[float], pruned: Sequence[float], repaired: Sequence[float]
+) -> float:
+    """Return the share of the gap between two models that a repair closes, in percent.
+
+    The gap of a corpus is that between the log-perplexities, which are the mean losses. 0 is the
+    pruned model, 100 the dense one; a repair that makes things worse is below 0.
+
+    Args:
+        dense: Log-perplexity of the dense model on each corpus.
+        pruned: Those of the pruned model without repair, each larger.
+        repaired: Those of the repaired model.
+
+    Returns:
+        The mean over the corpora of each corpus's share.
+    """
+    shares = [
+        100 * (without - with_repair) / (without - whole)
+        for whole, without, with_repair in zip(dense, pruned, repaired, strict=True)
+    ]
+    return math.fsum(shares) / len(shares)
+
+
 def removed_ratio(n: int, layer_parameters: int, added_parameters: int, parameters: int) -> float:
     """Return the share of parameters removed, in percent.
 

@@ -15,11 +15,22 @@ from typing import Any, Literal
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.plan import Plan
 from lpsteps.report.aggregates import Estimate, mean, removed_ratio, retained_performance
+from lpsteps.report.bootstrap import RESAMPLES
 from lpsteps.report.definitions import NO_RECOVERY, Column, Row, TableDefinition
-from lpsteps.report.evidence import BuildSpec, Evidence, Sourced
+from lpsteps.report.evidence import BuildSpec, Evidence, PatchFacts, Score, Sourced
+from lpsteps.report.formats import (
+    format_answer,
+    format_count,
+    format_interval,
+    format_layers,
+    format_share,
+    format_training,
+    format_value,
+)
 from lpsteps.report.published import Key, PublishedCell, by_variant
+from lpsteps.report.shares import Bounded, Share, measure_share, obstacle
 
-SCHEMA = 1
+SCHEMA = 2
 
 MISSING_TEXT = "\N{EN DASH}"
 
@@ -34,15 +45,45 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A value minus that of another row, the 95 % interval of the difference, both as text."""
+
+    value: float
+    interval: list[float] | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a row differs from another one, resampled together.
+
+    Attributes:
+        cell: Id of the other row's cell.
+        label: What the other row is.
+        share: Difference of the shares closed, in percentage points.
+        log_perplexity: Difference of the log-perplexities, as a mean over the corpora.
+    """
+
+    cell: str
+    label: str
+    share: Contrast
+    log_perplexity: Contrast
+
+
+@dataclass(frozen=True)
 class Cell:
     """One cell of one table.
 
     Attributes:
         id: ``table/model/n<removed layers>/row/column``; the same from run to run.
         variant: Folder of the variant, None for printed cells and undefined variants.
-        value: Exact value; a list of layers in removal order in columns of layers.
+        value: Exact value: a list of layers in removal order in columns of layers, a whole number
+            in columns of costs, true or false where the text is a word.
         text: The value as displayed.
         stderr: Standard error in the unit of the value.
+        interval: 95 % interval of the value, lower and upper bound, where it was resampled.
+        interval_text: The interval as displayed.
+        comparisons: How the value differs from those of other rows.
         n: Documents or windows, None for derived values.
         total: Documents or windows of the split, where known.
         limited: Whether the value rests on fewer than all documents.
@@ -66,9 +107,12 @@ class Cell:
     n_pruned: int
     status: Literal["measured", "published", "missing"]
     variant: str | None = None
-    value: float | list[int] | None = None
+    value: float | int | bool | list[int] | None = None
     text: str = MISSING_TEXT
     stderr: float | None = None
+    interval: list[float] | None = None
+    interval_text: str | None = None
+    comparisons: list[Comparison] = field(default_factory=list)
     n: int | None = None
     total: int | None = None
     limited: bool = False
@@ -83,19 +127,6 @@ class Cell:
     reason: str | None = None
     note: str | None = None
     mark: Literal["best", "second"] | None = None
-
-
-def format_value(value: float) -> str:
-    """Return a number as the paper prints it: two decimals, or three digits when it is huge."""
-    return f"{value:.2f}" if abs(value) < 100_000 else f"{value:.2e}"
-
-
-def format_layers(order: Sequence[int]) -> str:
-    """Return ``[12,17)`` when the layers form one window, else the layers in the given order."""
-    ascending = sorted(order)
-    if len(ascending) > 1 and ascending == list(range(ascending[0], ascending[0] + len(ascending))):
-        return f"[{ascending[0]},{ascending[-1] + 1})"
-    return ", ".join(str(layer) for layer in order)
 
 
 def build_payload(
@@ -177,7 +208,7 @@ def _sample_limits(evidence: Evidence) -> list[dict[str, Any]]:
 def _describe_variant(folder: str, spec: BuildSpec, evidence: Evidence) -> dict[str, Any]:
     variant = spec.variants[folder]
     plan = evidence.plans.get((variant.model, variant.selection, variant.n))
-    patch = evidence.patch_parameters.get(folder)
+    patch = evidence.patches.get(folder)
     return {
         "model": variant.model,
         "n": variant.n,
@@ -189,7 +220,7 @@ def _describe_variant(folder: str, spec: BuildSpec, evidence: Evidence) -> dict[
         "order": list(plan.content.order) if plan else [],
         "gaps": [list(gap) for gap in plan.content.gaps] if plan else [],
         "patch": patch.path if patch else None,
-        "added_parameters": patch.content if patch else 0,
+        "added_parameters": patch.content.parameters if patch else 0,
     }
 
 
@@ -221,6 +252,7 @@ class _TableBuilder:
             sections += [self._published_section(model, n) for n in printed_levels]
         return {
             "id": self.definition.id,
+            "number": self.definition.number,
             "title": self.definition.title,
             "caption": self.definition.caption,
             "columns": [
@@ -230,10 +262,21 @@ class _TableBuilder:
                     "unit": column.unit,
                     "group": column.group,
                     "higher_is_better": column.higher_is_better,
+                    "shown": column.shown,
                 }
                 for column in self.definition.columns
             ],
+            "figure": self._figure(),
             "sections": [section for section in sections if section["rows"]],
+        }
+
+    def _figure(self) -> dict[str, Any] | None:
+        figure = self.definition.figure
+        if figure is None:
+            return None
+        return {
+            "rows": [{"id": row, "label": label} for row, label in figure.rows.items()],
+            "panels": [panel.model_dump() for panel in figure.panels],
         }
 
     def _measured_section(self, model: str, n: int) -> dict[str, Any]:
@@ -266,6 +309,7 @@ class _TableBuilder:
                     "id": row.id,
                     "label": row.label,
                     "kind": "measured",
+                    "group": row.group,
                     "note": self._same_layers(row, rows, model, n),
                     "cells": [
                         self._id(model, n, row.id, column.id) for column in self.definition.columns
@@ -298,6 +342,7 @@ class _TableBuilder:
                 "id": row,
                 "label": next(iter(found.values())).label,
                 "kind": "published",
+                "group": "",
                 "note": None,
                 "cells": [
                     self._id(found[column.id].model, found[column.id].n, row, column.id)
@@ -348,10 +393,12 @@ class _TableBuilder:
         built = {
             column.id: self._measured_cell(row, column, model, n)
             for column in self.definition.columns
-            if column.kind not in ("mean", "retained")
+            if not column.is_derived
         }
         for column in self.definition.columns:
-            if column.kind in ("mean", "retained"):
+            if column.kind == "share_closed":
+                built[column.id] = self._share_cell(row, column, model, n)
+            elif column.is_derived:
                 built[column.id] = self._derived_cell(row, column, model, n, built)
         for column in self.definition.columns:
             printed = self._printed(row, column, model, n)
@@ -399,7 +446,9 @@ class _TableBuilder:
             return replace(blank, reason="this profile does not build the variant")
         if column.kind == "benchmark":
             return self._score_cell(blank, column, blank.variant)
-        return self._ratio_cell(blank, row, blank.variant)
+        if column.kind == "ratio":
+            return self._ratio_cell(blank, row, blank.variant)
+        return self._cost_cell(blank, row, column, blank.variant)
 
     def _score_cell(self, blank: Cell, column: Column, variant: str) -> Cell:
         problem = self.evidence.problems.get(f"{variant}/scores/{column.id}.json")
@@ -452,14 +501,14 @@ class _TableBuilder:
             note = "by definition: nothing is removed"
             return replace(blank, status="measured", value=0.0, text=format_value(0.0), note=note)
         plan = self._plan(row, blank.model, blank.n_pruned)
-        patch = self.evidence.patch_parameters.get(variant)
+        patch = self.evidence.patches.get(variant)
         if plan is None:
             return replace(blank, reason="there is no plan file")
         if patch is None and row.recovery != NO_RECOVERY:
             return replace(blank, reason="there is no patch manifest")
         facts = self.spec.models[blank.model]
         removed = len(plan.content.layers)
-        added = patch.content if patch else 0
+        added = patch.content.parameters if patch else 0
         note = f"{removed} x {facts.layer_parameters} - {added} of {facts.parameters} parameters"
         value = removed_ratio(removed, facts.layer_parameters, added, facts.parameters)
         return replace(
@@ -472,6 +521,112 @@ class _TableBuilder:
             else Source(plan.path, "/n", plan.sha256),
             note=note,
         )
+
+    def _cost_cell(self, blank: Cell, row: Row, column: Column, variant: str) -> Cell:
+        if blank.n_pruned == 0:
+            nothing: bool | int = column.kind == "foldable" if column.unit == "answer" else 0
+            return replace(
+                blank,
+                status="measured",
+                value=nothing,
+                text=_cost_text(column, nothing),
+                note="by definition: nothing is repaired",
+            )
+        patch = self.evidence.patches.get(variant)
+        if patch is None:
+            return replace(blank, reason="there is no patch manifest")
+        recovery = self.spec.recoveries[row.recovery]
+        pointer, value = {
+            "parameters_added": ("/parameters", patch.content.parameters),
+            "flops_added": (
+                "/tensors",
+                patch.content.flops(self.spec.models[blank.model].hidden_size),
+            ),
+            "foldable": ("/foldable", patch.content.foldable),
+            "trained": ("/recovery", recovery.trained),
+            "calibration_tokens": ("/recovery", recovery.calibration_tokens),
+        }[column.kind]
+        return replace(
+            blank,
+            status="measured",
+            value=value,
+            text=_cost_text(column, value),
+            source=Source(patch.path, pointer, patch.sha256),
+            note=_cost_note(column, patch.content),
+        )
+
+    def _share_cell(self, row: Row, column: Column, model: str, n: int) -> Cell:
+        blank = self._blank(row, column, model, n)
+        problem = self._row_problem(row, blank)
+        names, uncovered = self._covered(column, model)
+        if problem or uncovered:
+            return replace(blank, reason=problem or uncovered)
+        dense, pruned = self.definition.ends
+        involved = [row] if row in (dense, pruned) else [row, pruned, dense]
+        found = []
+        for each in involved:
+            scores, problem = self._perplexities(each, names, model, n)
+            if problem is not None:
+                return replace(blank, reason=problem)
+            found.append(scores)
+        cell = replace(
+            blank,
+            status="measured",
+            limited=any(score.limited for scores in found for score in scores),
+            parts=[
+                self._id(model, n if each.selection else 0, each.id, name)
+                for each in involved
+                for name in names
+            ],
+            benchmarks_used=len(names),
+            benchmarks_wanted=len(column.of),
+        )
+        if len(involved) == 1:
+            value = 100.0 if row is dense else 0.0
+            return replace(cell, value=value, text=format_share(value), note="by definition")
+        own, without, whole = found
+        problem = obstacle(whole, without, own)
+        if problem is not None:
+            return replace(blank, reason=problem)
+        others = {}
+        for name in column.against:
+            scores, problem = self._perplexities(self.definition.row(name), names, model, n)
+            if name != row.id and problem is None and obstacle(whole, without, scores) is None:
+                others[name] = scores
+        share = measure_share(whole, without, own, others)
+        cell = _with_share(cell, share)
+        comparisons = [
+            Comparison(
+                cell=self._id(model, n, name, column.id),
+                label=self._label_beside(name, row),
+                share=_contrast(difference.share, decimals=1),
+                log_perplexity=_contrast(difference.log_perplexity, decimals=3),
+            )
+            for name, difference in share.differences.items()
+        ]
+        windows = ", ".join(str(score.n) for score in own)
+        note = (
+            f"{pruned.label} is 0, {dense.label} is 100 %; {windows} windows, "
+            f"resampled {RESAMPLES} times"
+        )
+        return replace(cell, comparisons=comparisons, note=note)
+
+    def _label_beside(self, name: str, row: Row) -> str:
+        other = self.definition.row(name)
+        return other.label if other.group == row.group else f"{other.label} ({other.group})"
+
+    def _perplexities(
+        self, row: Row, names: Sequence[str], model: str, n: int
+    ) -> tuple[list[Score], str | None]:
+        """Return the scores of a row, or why one of them is missing."""
+        scores = []
+        for name in names:
+            column = self.definition.column(name)
+            cell = self._measured_cell(row, column, model, n if row.selection else 0)
+            if cell.variant is None or cell.status == "missing":
+                return [], f"rests on {cell.id}, which is missing: {cell.reason}"
+            scores.append(self.evidence.scores[cell.variant, name].content)
+        return scores, None
 
     def _derived_cell(
         self, row: Row, column: Column, model: str, n: int, built: Mapping[str, Cell]
@@ -567,6 +722,45 @@ class _TableBuilder:
                     self.cells[name] = replace(self.cells[name], mark="best")
                 elif value == ranked[1]:
                     self.cells[name] = replace(self.cells[name], mark="second")
+
+
+def _cost_text(column: Column, value: bool | int) -> str:
+    if column.kind == "trained":
+        return format_training(bool(value))
+    return format_answer(value) if isinstance(value, bool) else format_count(value)
+
+
+def _cost_note(column: Column, patch: PatchFacts) -> str | None:
+    """Say what a cost leaves open."""
+    kinds = sorted({operation.kind for gap in patch.gaps for operation in gap.operations})
+    untied = "a head that is tied to the embedding gets weights of its own"
+    if column.kind == "foldable":
+        note = f"operations: {', '.join(kinds) or 'none'}"
+        return f"{note}; {untied} by folding" if "rotation" in kinds else note
+    inserted = column.kind in ("parameters_added", "flops_added") and kinds
+    if not inserted or not patch.foldable or patch.restored:
+        return None
+    note = "none once folded into the weights"
+    return f"{note}, but {untied}" if "rotation" in kinds else note
+
+
+def _with_share(cell: Cell, share: Share) -> Cell:
+    value, bounds = share.closed.value, share.closed.bounds
+    cell = replace(cell, value=value, text=format_share(value))
+    if bounds is None:
+        return cell
+    return replace(cell, interval=list(bounds), interval_text=format_interval(bounds))
+
+
+def _contrast(difference: Bounded, decimals: int) -> Contrast:
+    text = f"{difference.value:+.{decimals}f}"
+    if difference.bounds is not None:
+        text += f" {format_interval(difference.bounds, decimals)}"
+    return Contrast(
+        value=difference.value,
+        interval=list(difference.bounds) if difference.bounds is not None else None,
+        text=text,
+    )
 
 
 def _estimate(cell: Cell) -> Estimate:

@@ -9,6 +9,7 @@ Snakefile and imports nothing heavy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -24,45 +25,107 @@ FOLDER = Path("reports/tables")
 NO_RECOVERY = "none"
 
 
+Unit = Literal[
+    "percent", "perplexity", "layers", "share", "parameters", "flops", "tokens", "answer"
+]
+
+# Units of the columns that have one unit only.
+_UNITS: dict[str, Unit] = {
+    "layers": "layers",
+    "share_closed": "share",
+    "parameters_added": "parameters",
+    "flops_added": "flops",
+    "foldable": "answer",
+    "trained": "answer",
+    "calibration_tokens": "tokens",
+}
+
+MOST_LINES = 8
+
+
 class Column(BaseModel):
     """One column of a table.
 
     Attributes:
         id: Name of a benchmark, or of a derived value; unique in the table.
         title: Heading, as short as in the paper.
-        kind: ``benchmark``: a score. ``mean``: mean of the columns ``of``. ``retained``: mean over
-            the columns ``of`` of pruned / dense, in percent. ``ratio``: share of the parameters
-            removed, in percent. ``layers``: the removed layers themselves.
-        unit: ``percent``, ``perplexity``, or ``layers``.
+        kind: What the cells hold.
+
+            ==================== ===============================================================
+            benchmark            a score
+            mean                 mean of the columns ``of``
+            retained             mean over the columns ``of`` of pruned / dense, in percent
+            share_closed         mean over the perplexities ``of`` of the part of the gap between
+                                 the table's reference row and the dense model that is closed
+            ratio                share of the parameters removed, in percent
+            layers               the removed layers themselves
+            parameters_added     parameters of the patches
+            flops_added          floating-point operations of the patches for each token
+            foldable             whether the patches can be folded into the stock architecture
+            trained              whether the repair is trained
+            calibration_tokens   tokens of text that the repair reads
+            ==================== ===============================================================
+        unit: Unit of the cells.
         group: Heading above neighbouring columns that share it; empty for none.
         of: Benchmark columns that a derived value is computed from.
         partial: Whether a derived value may leave out benchmarks that were not scored for the
             model at all. The cell then says how many it is over.
+        against: Rows that the cells of a share are compared with.
+        shown: Whether the page has the column. The cells of other columns are there for what is
+            derived from them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str
-    kind: Literal["benchmark", "mean", "retained", "ratio", "layers"] = "benchmark"
-    unit: Literal["percent", "perplexity", "layers"]
+    kind: Literal[
+        "benchmark",
+        "mean",
+        "retained",
+        "share_closed",
+        "ratio",
+        "layers",
+        "parameters_added",
+        "flops_added",
+        "foldable",
+        "trained",
+        "calibration_tokens",
+    ] = "benchmark"
+    unit: Unit
     group: str = ""
     of: tuple[str, ...] = ()
     partial: bool = False
+    against: tuple[str, ...] = ()
+    shown: bool = True
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether the value is computed from other columns."""
+        return self.kind in ("mean", "retained", "share_closed")
 
     @property
     def higher_is_better(self) -> bool | None:
         """True for accuracies, False for perplexities, None where neither end is better."""
-        if self.kind in ("ratio", "layers"):
-            return None
-        return self.unit == "percent"
+        if self.kind == "benchmark" or self.is_derived:
+            return self.unit != "perplexity"
+        return None
 
     @model_validator(mode="after")
-    def _check_of(self) -> Column:
-        if bool(self.of) != (self.kind in ("mean", "retained")):
+    def _check_kind(self) -> Column:
+        if bool(self.of) != self.is_derived:
             raise ValueError(
-                f"'{self.id}': `of` lists benchmarks for kind mean or retained, only there"
+                f"'{self.id}': `of` lists benchmarks for kind mean, retained or share_closed, "
+                "only there"
             )
+        if self.against and self.kind != "share_closed":
+            raise ValueError(f"'{self.id}': `against` lists rows for kind share_closed, only there")
+        expected = _UNITS.get(self.kind)
+        if (expected or self.unit) != self.unit or (
+            expected is None and self.unit in _UNITS.values()
+        ):
+            allowed = expected or "percent or perplexity"
+            raise ValueError(f"'{self.id}': unit: '{self.unit}': kind {self.kind} is in {allowed}")
         return self
 
 
@@ -75,6 +138,7 @@ class Row(BaseModel):
         selection: Name in the methods config, None for the dense model.
         recovery: Name in the methods config.
         missing: What to say where the methods config lacks the selection or the recovery.
+        group: Heading above neighbouring rows that share it; empty for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,11 +148,42 @@ class Row(BaseModel):
     selection: str | None = None
     recovery: str = NO_RECOVERY
     missing: str | None = None
+    group: str = ""
 
     @property
     def query(self) -> tuple[str, str] | None:
         """The selection and recovery that the row shows, None for the dense model."""
         return None if self.selection is None else (self.selection, self.recovery)
+
+
+class Panel(BaseModel):
+    """One picture of a figure: a column against the number of removed layers.
+
+    Attributes:
+        y: Id of the column.
+        title: What the column holds.
+        scale: Scale of its axis; ``log`` for perplexities only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    y: str
+    title: str
+    scale: Literal["linear", "log"] = "linear"
+
+
+class Figure(BaseModel):
+    """Pictures of some rows of a table, one line each; no more than can be told apart.
+
+    Attributes:
+        rows: The row behind each line and its name in the figure, in the order of the legend.
+        panels: The pictures, side by side.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: dict[str, str] = Field(min_length=1, max_length=MOST_LINES)
+    panels: tuple[Panel, ...] = Field(min_length=1)
 
 
 class TableDefinition(BaseModel):
@@ -100,6 +195,8 @@ class TableDefinition(BaseModel):
         caption: What the numbers are, in one or two plain sentences.
         columns: In display order.
         rows: In display order. The dense row is shown once per model, the others per level.
+        reference_row: Id of the row without repair, where shares of a gap begin.
+        figure: Pictures of the table, if any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -109,6 +206,8 @@ class TableDefinition(BaseModel):
     caption: str
     columns: tuple[Column, ...] = Field(min_length=1)
     rows: tuple[Row, ...] = Field(min_length=1)
+    reference_row: str | None = None
+    figure: Figure | None = None
 
     @model_validator(mode="after")
     def _check_references(self) -> TableDefinition:
@@ -126,7 +225,53 @@ class TableDefinition(BaseModel):
                     )
             if column.kind == "retained" and self.dense_row is None:
                 raise ValueError(f"column '{column.id}': pruned / dense needs a dense row")
+            if column.kind == "share_closed":
+                self._check_share(column)
+        if self.reference_row is not None:
+            self._require_pruned("reference_row", self.reference_row)
+        if self.figure is not None:
+            self._check_figure(self.figure)
         return self
+
+    def _check_share(self, column: Column) -> None:
+        if self.dense_row is None or self.reference_row is None:
+            raise ValueError(f"column '{column.id}': a share needs a dense row and `reference_row`")
+        for name in column.of:
+            if self.column(name).unit != "perplexity":
+                raise ValueError(f"column '{column.id}': '{name}' is no perplexity")
+        for name in column.against:
+            self._require_pruned(f"column '{column.id}': against", name)
+
+    def _check_figure(self, figure: Figure) -> None:
+        for name in figure.rows:
+            self._require_pruned("figure", name)
+        numbers = [column.id for column in self.columns if column.higher_is_better is not None]
+        for panel in figure.panels:
+            if panel.y not in numbers:
+                raise ValueError(
+                    f"figure: '{panel.y}' is no column of scores, {nearest(panel.y, numbers)}"
+                )
+            if panel.scale == "log" and self.column(panel.y).unit != "perplexity":
+                raise ValueError(f"figure: '{panel.y}' may be 0: only perplexities have a log axis")
+
+    def _require_pruned(self, where: str, name: str) -> None:
+        names = [row.id for row in self.pruned_rows]
+        if name not in names:
+            raise ValueError(f"{where}: '{name}' is no pruned row, {nearest(name, names)}")
+
+    def column(self, name: str) -> Column:
+        """Return a column by its id."""
+        return next(column for column in self.columns if column.id == name)
+
+    def row(self, name: str) -> Row:
+        """Return a row by its id."""
+        return next(row for row in self.rows if row.id == name)
+
+    @property
+    def number(self) -> int | None:
+        """Number of the table in the paper, None for a table of our own."""
+        found = re.fullmatch(r"table(\d+)", self.id)
+        return int(found[1]) if found else None
 
     @property
     def dense_row(self) -> Row | None:
@@ -137,6 +282,12 @@ class TableDefinition(BaseModel):
     def pruned_rows(self) -> tuple[Row, ...]:
         """All rows but the dense one."""
         return tuple(row for row in self.rows if row.selection is not None)
+
+    @property
+    def ends(self) -> tuple[Row, Row]:
+        """The dense row and the reference row, which a table with shares of a gap has."""
+        assert self.dense_row is not None and self.reference_row is not None
+        return self.dense_row, self.row(self.reference_row)
 
     def queries(self) -> tuple[tuple[str, str] | None, ...]:
         """Return the distinct (selection, recovery) queries in row order, None for dense."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.errors import LpstepsError
+from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan, read_plan
+from lpsteps.report.costs import layer_flops, operation_flops
 from lpsteps.validation import validated
 
 Content = TypeVar("Content")
@@ -49,6 +52,16 @@ class VariantFacts(BaseModel):
         return (self.model, self.n, self.selection, self.recovery)
 
 
+class RecoveryFacts(BaseModel):
+    """One recovery: its title, whether it is trained, and how much calibration text it reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    trained: bool
+    calibration_tokens: int = Field(ge=0)
+
+
 class PlanFacts(BaseModel):
     """Whose layers a plan names."""
 
@@ -71,7 +84,7 @@ class BuildSpec(BaseModel):
         benchmarks: The benchmarks that the profile scores, with their definitions.
         unavailable: Benchmarks that cannot be scored in this profile, with the reason.
         selections: Titles of the selections of the methods config, by name.
-        recoveries: Titles of the recoveries of the methods config, by name.
+        recoveries: The recoveries of the methods config, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,7 +97,7 @@ class BuildSpec(BaseModel):
     benchmarks: dict[str, Any]
     unavailable: dict[str, str] = {}
     selections: dict[str, str]
-    recoveries: dict[str, str]
+    recoveries: dict[str, RecoveryFacts]
 
 
 def parse_build_spec(content: Mapping[str, Any]) -> BuildSpec:
@@ -101,6 +114,15 @@ def parse_build_spec(content: Mapping[str, Any]) -> BuildSpec:
     return spec
 
 
+class Samples(BaseModel):
+    """What a score is the mean of: rows of the evaluated file, and the value of each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: tuple[int, ...]
+    values: tuple[float, ...]
+
+
 class Score(BaseModel):
     """What the tables read of a score file.
 
@@ -111,6 +133,7 @@ class Score(BaseModel):
         limited: Whether these are fewer than the split has.
         total: Documents or windows of the split, None when not known.
         settings: Everything else that matters for the value.
+        samples: The parts of the value; of a perplexity, the mean loss of each window in nats.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -121,11 +144,115 @@ class Score(BaseModel):
     metric: str
     value: float | None = Field(allow_inf_nan=False)
     stderr: float | None = Field(allow_inf_nan=False)
-    n: int
+    n: int = Field(ge=1)
     limited: bool
     total: int | None
     unit: str
     settings: dict[str, Any]
+    samples: Samples
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> Score:
+        counts = (len(self.samples.ids), len(self.samples.values))
+        if counts != (self.n, self.n):
+            raise ValueError(f"samples: {counts[0]} ids and {counts[1]} values: n is {self.n}")
+        if self.unit != "perplexity" or self.value is None:
+            return self
+        if self.value <= 0 or abs(math.log(self.value) - self.log_perplexity) > 1e-9:
+            raise ValueError(
+                f"value: {self.value}: its log is not the mean of the samples, "
+                f"{self.log_perplexity}"
+            )
+        return self
+
+    @property
+    def log_perplexity(self) -> float:
+        """Mean over the windows of their losses, in nats; only of a perplexity."""
+        return math.fsum(self.samples.values) / len(self.samples.values)
+
+
+class _Tensor(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    shape: tuple[int, ...]
+
+
+class _Operation(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: OperationKind
+    tensor: str
+
+
+class _Gap(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    operations: tuple[_Operation, ...]
+
+
+class PatchFacts(BaseModel):
+    """What the tables read of a patch manifest.
+
+    Attributes:
+        version: Of the manifest's schema.
+        recovery: Name of the recovery that built the patches.
+        parameters: Parameters that the patches add to the pruned model.
+        foldable: Whether they can be folded into the weights of the model's own architecture.
+        gaps: The operations, by gap.
+        replacements: Names of parameters with new values.
+        restored: Removed layers that stay after all.
+        tensors: Shapes of all stored tensors, by name.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: Literal[2] = Field(alias="schema")
+    recovery: str
+    parameters: int = Field(ge=0)
+    foldable: bool
+    gaps: tuple[_Gap, ...]
+    replacements: tuple[str, ...]
+    restored: tuple[int, ...]
+    tensors: dict[str, _Tensor]
+
+    @model_validator(mode="after")
+    def _check_parameters(self) -> PatchFacts:
+        names = [operation.tensor for gap in self.gaps for operation in gap.operations]
+        names += [f"replacements.{name}" for name in self.replacements]
+        for name in names:
+            if name not in self.tensors:
+                raise ValueError(f"tensors: '{name}' is used but not described")
+        shapes = [shape for _, shape in self._operations()] + self._restored_shapes()
+        follows = sum(math.prod(shape) for shape in shapes)
+        if follows != self.parameters:
+            raise ValueError(f"parameters: {self.parameters}: but the tensors have {follows}")
+        return self
+
+    def flops(self, hidden_size: int) -> int:
+        """Return the floating-point operations that the patches add for each token.
+
+        Args:
+            hidden_size: Channels of the residual stream.
+        """
+        patches = sum(
+            operation_flops(kind, shape, hidden_size) for kind, shape in self._operations()
+        )
+        return patches + layer_flops(self._restored_shapes())
+
+    def _operations(self) -> list[tuple[OperationKind, tuple[int, ...]]]:
+        return [
+            (operation.kind, self.tensors[operation.tensor].shape)
+            for gap in self.gaps
+            for operation in gap.operations
+        ]
+
+    def _restored_shapes(self) -> list[tuple[int, ...]]:
+        prefixes = tuple(f"layers.{layer}." for layer in self.restored)
+        return [
+            self.tensors[f"replacements.{name}"].shape
+            for name in self.replacements
+            if name.startswith(prefixes)
+        ]
 
 
 @dataclass(frozen=True)
@@ -146,7 +273,7 @@ class Evidence:
         plan_folders: Folder of each plan, by model, selection and number of removed layers.
         scores: By variant folder and benchmark.
         plans: By model, selection and number of removed layers.
-        patch_parameters: Added parameters, by variant folder; the file is the patch manifest.
+        patches: Patch manifests, by variant folder.
         problems: Why a file, by its path, must not be shown: cells that rest on it are missing.
     """
 
@@ -154,7 +281,7 @@ class Evidence:
     plan_folders: Mapping[tuple[str, str, int], str]
     scores: Mapping[tuple[str, str], Sourced[Score]]
     plans: Mapping[tuple[str, str, int], Sourced[Plan]]
-    patch_parameters: Mapping[str, Sourced[int]]
+    patches: Mapping[str, Sourced[PatchFacts]]
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -190,7 +317,7 @@ def gather_evidence(
         },
         scores=dict(_read_score(path, spec) for path in good(scores)),
         plans=dict(_read_plan(path, spec) for path in good(plans)),
-        patch_parameters=dict(_read_patch(path, spec) for path in good(patches)),
+        patches=dict(_read_patch(path, spec) for path in good(patches)),
         problems=bad,
     )
 
@@ -225,9 +352,12 @@ def _read_plan(path: Path, spec: BuildSpec) -> tuple[tuple[str, str, int], Sourc
     return found, Sourced(path.as_posix(), sha256_file(path), plan)
 
 
-def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[int]]:
-    _variant_of(path.parent, path, spec)
-    parameters = read_json(path).get("parameters")
-    if not isinstance(parameters, int) or parameters < 0:
-        raise LpstepsError(f"{path}: parameters: {parameters!r}: expected the added parameters")
-    return path.parent.as_posix(), Sourced(path.as_posix(), sha256_file(path), parameters)
+def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[PatchFacts]]:
+    variant = _variant_of(path.parent, path, spec)
+    patch = validated(PatchFacts, read_json(path), str(path))
+    if patch.recovery != variant.recovery:
+        raise LpstepsError(
+            f"{path}: recovery: '{patch.recovery}': expected '{variant.recovery}'; "
+            "delete it to rebuild it"
+        )
+    return path.parent.as_posix(), Sourced(path.as_posix(), sha256_file(path), patch)

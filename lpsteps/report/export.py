@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ COLUMNS = (
     "n_pruned",
     "value",
     "stderr",
+    "low",
+    "high",
     "n",
     "total",
     "limited",
@@ -25,6 +28,7 @@ COLUMNS = (
     "reason",
     "source",
     "sha256",
+    "comparisons",
 )
 
 
@@ -32,7 +36,8 @@ def table_csv(payload: Mapping[str, Any], table_id: str) -> str:
     """Return one table of ``tables.json`` as CSV text, cells in display order.
 
     Numbers are written in full, so reading them back gives the same floats. Layer lists are
-    separated by spaces.
+    separated by spaces. ``low`` and ``high`` bound the 95 % interval. ``comparisons`` holds, as
+    JSON, the differences from other rows with their intervals.
     """
     cells = {cell["id"]: cell for cell in payload["cells"]}
     table = next(table for table in payload["tables"] if table["id"] == table_id)
@@ -49,7 +54,18 @@ def table_csv(payload: Mapping[str, Any], table_id: str) -> str:
 
 def _line(cell: Mapping[str, Any], label: str) -> list[str]:
     source = cell["source"] or {"path": None, "sha256": None}
-    fields = {**cell, "label": label, "source": source["path"], "sha256": source["sha256"]}
+    low, high = cell["interval"] or (None, None)
+    fields = {
+        **cell,
+        "label": label,
+        "low": low,
+        "high": high,
+        "source": source["path"],
+        "sha256": source["sha256"],
+        "comparisons": json.dumps(cell["comparisons"], sort_keys=True, ensure_ascii=False)
+        if cell["comparisons"]
+        else None,
+    }
     return [_text(fields[name]) for name in COLUMNS]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from markupsafe import Markup
 from lpsteps.errors import LpstepsError
 from lpsteps.report.cells import SCHEMA
 from lpsteps.report.chains import lineage_chains
+from lpsteps.report.figures import FigureView, figure_view
 
 PAGE_TEMPLATE = "page.html.j2"
 STYLE, SCRIPT = "style.css", "script.js"
@@ -38,6 +38,7 @@ class CellView:
         kind: ``measured``, ``published`` or ``missing``.
         mark: ``best``, ``second`` or empty.
         stderr: Standard error as text, empty if unknown.
+        interval: 95 % interval as text, empty if there is none.
         sample: Marks of a number that is not over everything, such as ``7 of 9`` and ``n=64``.
         printed: The paper's value beside a measured or missing one, else empty.
         hint: Shown on hover.
@@ -50,6 +51,7 @@ class CellView:
     kind: str
     mark: str
     stderr: str
+    interval: str
     sample: tuple[str, ...]
     printed: str
     hint: str
@@ -59,8 +61,12 @@ class CellView:
 
 @dataclass(frozen=True)
 class RowView:
-    """One row: cells (None where the paper prints nothing), or one reason across all columns."""
+    """One row: cells (None where the paper prints nothing), or one reason across all columns.
 
+    ``heading`` is that of a group of rows, in the first of them.
+    """
+
+    heading: str
     label: str
     kind: str
     note: str
@@ -89,7 +95,7 @@ class ColumnView:
 
 @dataclass(frozen=True)
 class GroupView:
-    """All levels of one model: one HTML table."""
+    """All levels of one model: one HTML table, and the figure of it."""
 
     anchor: str
     title: str
@@ -101,6 +107,7 @@ class GroupView:
     bodies: tuple[BodyView, ...]
     absences: tuple[tuple[str, str], ...]
     width: int
+    figure: FigureView | None
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,7 @@ def render_page(
         "models": [_model_line(model) for model in payload["run"]["models"]],
         "samples": sample_sentences(payload),
         "tables": table_views(payload),
+        "intervals": any(cell["interval"] for cell in payload["cells"]),
         "digest": payload_digest,
         "style": _inline(templates, STYLE, "</style"),
         "script": _inline(templates, SCRIPT, "</script"),
@@ -232,11 +240,10 @@ def table_views(payload: Mapping[str, Any]) -> list[TableView]:
                 table["sections"], key=lambda section: section["model"]
             )
         ]
-        number = re.fullmatch(r"table0*(\d+)", table["id"])
         views.append(
             TableView(
                 anchor=table["id"],
-                number=f"Table {number[1]}" if number else "",
+                number=f"Table {table['number']}" if table["number"] is not None else "",
                 title=table["title"],
                 caption=table["caption"],
                 groups=tuple(groups),
@@ -254,7 +261,8 @@ def _group_view(
     shown = [
         index
         for index in range(len(table["columns"]))
-        if any(row["cells"][index] for section in sections for row in section["rows"])
+        if table["columns"][index]["shown"]
+        and any(row["cells"][index] for section in sections for row in section["rows"])
     ]
     columns = [table["columns"][index] for index in shown]
     kinds = {section["kind"] for section in sections}
@@ -269,8 +277,8 @@ def _group_view(
             heading=_body_heading(section, mixed=len(kinds) > 1),
             kind=section["kind"],
             rows=tuple(
-                _row_view(row, section, [row["cells"][index] for index in shown], columns, cells)
-                for row in section["rows"]
+                _row_view(row, before, section, [row["cells"][i] for i in shown], columns, cells)
+                for before, row in itertools.pairwise([None, *section["rows"]])
             ),
         )
         for section in sections
@@ -297,6 +305,7 @@ def _group_view(
         bodies=bodies,
         absences=_absences(columns, bodies, cells),
         width=len(columns) + 1,
+        figure=figure_view(table, sections, cells) if table["figure"] and facts else None,
     )
 
 
@@ -311,12 +320,13 @@ def _body_heading(section: Mapping[str, Any], mixed: bool) -> str:
 
 def _column_hint(column: Mapping[str, Any]) -> str:
     direction = {True: ", higher is better", False: ", lower is better", None: ""}
-    unit = "" if column["unit"] == "layers" else f": {column['unit']}"
+    unit = "" if column["unit"] in ("layers", "answer") else f": {column['unit']}"
     return f"{column['id']}{unit}{direction[column['higher_is_better']]}"
 
 
 def _row_view(
     row: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
     section: Mapping[str, Any],
     ids: Sequence[str | None],
     columns: Sequence[Mapping[str, Any]],
@@ -325,7 +335,9 @@ def _row_view(
     found = [cells[name] if name else None for name in ids]
     reasons = {cell["reason"] if cell and not cell["published_text"] else None for cell in found}
     whole_row = len(reasons) == 1 and None not in reasons
+    starts_group = row["group"] != (before["group"] if before else "")
     return RowView(
+        heading=row["group"] if starts_group else "",
         label=row["label"],
         kind=row["kind"],
         note=row["note"] or "",
@@ -359,6 +371,8 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
         words.append(f"the paper prints {printed}")
     value = "" if cell["status"] == "missing" else cell["text"]
     shown = f"{value} ({stderr})" if stderr else value
+    if cell["interval"]:
+        words.insert(0, f"95 % interval {cell['interval_text']}")
     removed = set(cell["value"]) if isinstance(cell["value"], list) else set()
     return CellView(
         id=cell["id"],
@@ -366,6 +380,7 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
         kind=cell["status"],
         mark=cell["mark"] or "",
         stderr=stderr,
+        interval=cell["interval_text"] or "",
         sample=sample,
         printed=printed,
         hint=", ".join(filter(None, [shown, *words])),
@@ -390,18 +405,26 @@ def _absences(
 ) -> tuple[tuple[str, str], ...]:
     """Pair up columns that no row of the group fills with the reason, equal reasons together."""
     titles: dict[str, list[str]] = {}
-    repeated = Counter(column["title"] for column in columns)
+    names = _full_titles(columns)
     rows = [
         row for body in bodies for row in body.rows if row.kind == "measured" and not row.reason
     ]
     for index, column in enumerate(columns):
         reasons = {cells[cell.id]["reason"] for row in rows if (cell := row.cells[index])}
         if len(reasons) == 1 and (reason := reasons.pop()) is not None:
-            title = column["title"]
-            if repeated[title] > 1:
-                title = f"{title} ({column['group']})"
-            titles.setdefault(reason, []).append(title)
-    return tuple((", ".join(names), reason) for reason, names in titles.items())
+            titles.setdefault(reason, []).append(names[column["id"]])
+    return tuple((", ".join(listed), reason) for reason, listed in titles.items())
+
+
+def _full_titles(columns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return each column's title, with its group where another column has the same one."""
+    repeated = Counter(column["title"] for column in columns)
+    return {
+        column["id"]: f"{column['title']} ({column['group']})"
+        if repeated[column["title"]] > 1
+        else column["title"]
+        for column in columns
+    }
 
 
 def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -410,24 +433,33 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
     Entries of cells without content are left out. The files behind the cells are in ``lineage``,
     where a cell finds its own by the path of its source.
     """
-    labels: dict[str, dict[str, str]] = {}
+    labels: dict[str, dict[str, str | None]] = {}
     columns = {
         (table["id"], column["id"]): column
         for table in payload["tables"]
         for column in table["columns"]
     }
+    titles = {
+        (table["id"], column): title
+        for table in payload["tables"]
+        for column, title in _full_titles(table["columns"]).items()
+    }
     for table in payload["tables"]:
         for section in table["sections"]:
             for row in section["rows"]:
                 for name in filter(None, row["cells"]):
-                    labels[name] = {"row_label": row["label"], "model_title": section["title"]}
+                    labels[name] = {
+                        "row_label": row["label"],
+                        "row_group": row["group"] or None,
+                        "model_title": section["title"],
+                    }
     cells = {}
     for cell in payload["cells"]:
         column = columns[cell["table"], cell["column"]]
         details = {
             **cell,
             **labels[cell["id"]],
-            "column_title": column["title"],
+            "column_title": titles[cell["table"], cell["column"]],
             "unit": column["unit"],
         }
         if isinstance(cell["difference"], float):

@@ -44,6 +44,8 @@ def derive_tables(
         {path: problem for path, problem in problems.items() if problem is not None},
     )
     definitions = [read_table(path) for path in paths if path.suffix == ".yaml"]
+    # The paper's tables in their order, then our own.
+    definitions.sort(key=lambda definition: (definition.number is None, definition.id))
     for name in sorted(spec.tables.keys() - {definition.id for definition in definitions}):
         raise LpstepsError(f"--spec: tables: '{name}': its definition was not given")
     printed = [path for path in paths if path.suffix == ".csv"]

@@ -20,33 +20,15 @@ statistics come in through the context, and heavy libraries are imported inside 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from lpsteps.errors import LpstepsError
 
 if TYPE_CHECKING:
+    from lpsteps.inputs import ModelInput
     from lpsteps.statistics import Statistics
 
 Need = Literal["statistics", "model"]
-
-
-@dataclass(frozen=True, eq=False)
-class ModelInput:
-    """A model to run and the text to run it on.
-
-    Attributes:
-        folder: Folder of the dense model.
-        compute: The ``compute.json`` that says in which dtype and where it runs.
-        windows: Token ids ``[windows, length]``, int64.
-    """
-
-    folder: Path
-    compute: Path
-    windows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Candidate, Kind, Ranking, ranked
+from lpsteps.selection.ranking import Exemptions, Kind, Ranking, ranked_layers
 
 TITLE: Final = "ShortGPT (block influence)"
 PAPER: Final = "https://arxiv.org/abs/2403.03853"
@@ -20,22 +18,11 @@ KIND: Final[Kind] = "single"
 NEEDS: Final[frozenset[Need]] = frozenset({"statistics"})
 
 
-class Params(BaseModel):
+class Params(Exemptions):
     """Parameters of the block influence; ShortGPT itself exempts no layer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    exempt_first: int = Field(default=0, ge=0, description="Layers at the start that must stay")
-    exempt_last: int = Field(default=0, ge=0, description="Layers at the end that must stay")
 
 
 def rank(context: SelectionContext, params: Params) -> Ranking:
     """Rank all layers by rising block influence; of equal ones the lowest layer goes first."""
     cosines = context.needed_statistics().cosines(1)
-    influences = 1.0 - cosines.mean(axis=0)
-    end = context.n_layers - params.exempt_last
-    candidates = (
-        Candidate((layer,), float(influence), eligible=params.exempt_first <= layer < end)
-        for layer, influence in enumerate(influences)
-    )
-    return Ranking(KIND, ranked(candidates))
+    return ranked_layers(1.0 - cosines.mean(axis=0), params)

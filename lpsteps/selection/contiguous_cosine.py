@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Candidate, Kind, Ranking, ranked
+from lpsteps.selection.ranking import Candidate, Exemptions, Kind, Ranking, ranked_windows
 
 TITLE: Final = "LLM-Streamline (contiguous cosine)"
 PAPER: Final = "https://arxiv.org/abs/2403.19135"
@@ -21,30 +19,15 @@ KIND: Final[Kind] = "window"
 NEEDS: Final[frozenset[Need]] = frozenset({"statistics"})
 
 
-class Params(BaseModel):
+class Params(Exemptions):
     """Parameters of the contiguous cosine; LLM-Streamline itself exempts no layer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    exempt_first: int = Field(default=0, ge=0, description="Layers at the start that must stay")
-    exempt_last: int = Field(default=0, ge=0, description="Layers at the end that must stay")
 
 
 def rank(context: SelectionContext, params: Params) -> Ranking:
     """Rank the windows of every n by falling cosine; of equal ones the lowest window goes first."""
     statistics = context.needed_statistics()
-    end = context.n_layers - params.exempt_last
     candidates: list[Candidate] = []
     for n in context.counts:
         scores = ((1.0 + statistics.cosines(n)) / 2.0).mean(axis=0)
-        windows = (
-            Candidate(
-                tuple(range(start, start + n)),
-                float(score),
-                eligible=params.exempt_first <= start and start + n <= end,
-                n=n,
-            )
-            for start, score in enumerate(scores)
-        )
-        candidates += ranked(windows, descending=True)
+        candidates += ranked_windows(scores, n, params, descending=True)
     return Ranking(KIND, tuple(candidates))

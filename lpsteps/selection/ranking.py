@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from lpsteps.artifacts import read_parquet, write_parquet
 from lpsteps.errors import LpstepsError
 
@@ -58,6 +60,19 @@ class Ranking:
     candidates: tuple[Candidate, ...]
 
 
+class Exemptions(BaseModel):
+    """Parameters of a metric that may not take some layers at the ends of the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exempt_first: int = Field(default=0, ge=0, description="Layers at the start that must stay")
+    exempt_last: int = Field(default=0, ge=0, description="Layers at the end that must stay")
+
+    def allow(self, start: int, end: int, n_layers: int) -> bool:
+        """Return whether the layers ``[start, end)`` of ``n_layers`` may all go."""
+        return self.exempt_first <= start and end <= n_layers - self.exempt_last
+
+
 def ranked(candidates: Iterable[Candidate], *, descending: bool = False) -> tuple[Candidate, ...]:
     """Give ranks to candidates that compete with one another.
 
@@ -85,6 +100,58 @@ def ranked(candidates: Iterable[Candidate], *, descending: bool = False) -> tupl
     for rank, index in enumerate(sorted(keys, key=keys.__getitem__), start=1):
         rows[index] = replace(rows[index], rank=rank)
     return tuple(rows)
+
+
+def ranked_layers(scores: Iterable[float], exempt: Exemptions) -> Ranking:
+    """Rank single layers by rising score; of equal ones the lowest layer goes first.
+
+    Args:
+        scores: One score per layer of the model.
+        exempt: Layers that must stay; they are in the ranking, but not eligible.
+
+    Returns:
+        A ``single`` ranking.
+
+    Raises:
+        LpstepsError: A score is not a number.
+    """
+    values = [float(score) for score in scores]
+    candidates = (
+        Candidate((layer,), score, eligible=exempt.allow(layer, layer + 1, len(values)))
+        for layer, score in enumerate(values)
+    )
+    return Ranking("single", ranked(candidates))
+
+
+def ranked_windows(
+    scores: Iterable[float], n: int, exempt: Exemptions, *, descending: bool = False
+) -> tuple[Candidate, ...]:
+    """Rank all windows of n layers; of equal scores the lowest window goes first.
+
+    Args:
+        scores: One score per window ``[start, start + n)``, from ``start`` 0 to the last that fits.
+        n: Layers of a window.
+        exempt: Layers that must stay; windows that touch them are not eligible.
+        descending: Whether the highest score goes first; by default the lowest does.
+
+    Returns:
+        The candidates of this n of a ``window`` ranking.
+
+    Raises:
+        LpstepsError: The score of an eligible window is not a number.
+    """
+    values = [float(score) for score in scores]
+    n_layers = len(values) + n - 1
+    candidates = (
+        Candidate(
+            tuple(range(start, start + n)),
+            score,
+            eligible=exempt.allow(start, start + n, n_layers),
+            n=n,
+        )
+        for start, score in enumerate(values)
+    )
+    return ranked(candidates, descending=descending)
 
 
 def choose(ranking: Ranking, n: int) -> tuple[int, ...]:

@@ -17,12 +17,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.artifacts import read_json
+from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
-from lpsteps.methods import recovery_method
+from lpsteps.inputs import ModelInput
+from lpsteps.methods import recovery_method, recovery_needs
+from lpsteps.moments import moments_tensors, read_moments
 from lpsteps.patches import tensors_beside, write_patches
 from lpsteps.plan import read_plan
 from lpsteps.program import StepRun, run_step
-from lpsteps.recovery.base import RecoveryContext
+from lpsteps.recovery.base import RecoveryContext, moments_kind
 from lpsteps.statistics import Statistics
 from lpsteps.validation import validated
 
@@ -35,6 +38,10 @@ class Settings(BaseModel):
     recovery: str = Field(description="Name of the recovery, an entry of the configuration")
     method: str = Field(description="Module of lpsteps.recovery that does the work")
     params: dict[str, Any] = Field(default={}, description="Parameters of the method")
+    windows: int | None = Field(
+        default=None, ge=1, description="Windows for a recovery that runs the model; null for all"
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the run")
     modules: list[str] = Field(default=[], description="Method modules, for the record")
 
 
@@ -48,6 +55,9 @@ def _hidden_size(config_path: Path) -> int:
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--stats", type=Path, help="calibration statistics, Parquet")
+    parser.add_argument("--moments", type=Path, help="manifest of the moments of the plan's gaps")
+    parser.add_argument("--windows", type=Path, help="calibration windows, Parquet")
+    parser.add_argument("--compute", type=Path, help="compute.json of this machine")
     parser.add_argument("--plan", type=Path, required=True, help="plan, JSON")
     parser.add_argument("--model", type=Path, required=True, help="manifest of the model's folder")
     parser.add_argument("--patch", type=Path, required=True, help="output: tensors, safetensors")
@@ -64,17 +74,33 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             "beside its manifest"
         )
 
-    statistics = None
-    if "statistics" in method.NEEDS and arguments.stats:
+    needs = recovery_needs(method, params)
+    statistics = moments = model = None
+    if "statistics" in needs and arguments.stats:
         statistics = Statistics.read(step.read(arguments.stats))
+    kind = moments_kind(needs)
+    if kind is not None and arguments.moments:
+        step.read(moments_tensors(step.read(arguments.moments), kind))
+        moments = read_moments(arguments.moments, kind)
     step.read(arguments.model)
+    if "model" in needs and arguments.windows and arguments.compute:
+        step.read_manifest(arguments.model)
+        model = ModelInput(
+            folder=arguments.model.parent,
+            compute=step.read(arguments.compute),
+            windows=first_windows(step.read(arguments.windows), settings.windows),
+        )
     context = RecoveryContext(
         plan=read_plan(step.read(arguments.plan)),
         hidden_size=_hidden_size(step.read(arguments.model.with_name("config.json"))),
         statistics=statistics,
+        moments=moments,
+        model=model,
+        seed=settings.seed,
     )
     patches = method.build(context, params)
 
+    step.note("seed", settings.seed)
     step.note("added_parameters", patches.parameters)
     write_patches(
         step.write(arguments.patch),

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.data.window_file import read_windows
 from lpsteps.errors import LpstepsError
+from lpsteps.inputs import ModelInput
 from lpsteps.methods import selection_method
 from lpsteps.program import StepRun, run_step
-from lpsteps.selection.base import ModelInput, SelectionContext
+from lpsteps.selection.base import SelectionContext
 from lpsteps.selection.ranking import choose, write_ranking
 from lpsteps.statistics import Statistics
 from lpsteps.validation import validated
@@ -76,9 +77,16 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     context = SelectionContext(settings.n_layers, counts, settings.seed, statistics, model)
     ranking = metric.rank(context, params)
 
-    orders = {n: choose(ranking, n) for n in counts}
-    for n, order in orders.items():
-        step.logger.info("%s gives up %d layers in the order %s", settings.selection, n, order)
+    for n in counts:
+        try:
+            order = choose(ranking, n)
+        except LpstepsError as error:
+            # A cheap metric is asked for every n, also for more layers than it may take.
+            if n == counts[0]:
+                raise
+            step.logger.info("%s: %s", settings.selection, error)
+        else:
+            step.logger.info("%s gives up %d layers in the order %s", settings.selection, n, order)
     step.note("seed", settings.seed)
     write_ranking(step.write(arguments.ranking), ranking)
 

@@ -6,6 +6,10 @@
   const body = document.getElementById("panel-body");
   const announcement = document.getElementById("panel-announcement");
   const fileAt = new Map(lineage.files.map((file) => [file.path, file]));
+  const UNITS = {
+    percent: "percent", perplexity: "perplexity", share: "of the gap", parameters: "parameters",
+    flops: "FLOPs per token", tokens: "tokens",
+  };
   const STATUS = { measured: "Measured here", published: "Printed in the paper", missing: "Missing" };
 
   const element = (name, properties, ...children) => {
@@ -139,7 +143,7 @@
     const score = cell.source ? scores[cell.source.path] ?? {} : {};
     const file = cell.source ? fileAt.get(cell.source.path) : undefined;
     const chain = file ? lineage.chains[file.chain] : undefined;
-    const unit = { percent: "percent", perplexity: "perplexity" }[cell.unit] ?? "";
+    const unit = UNITS[cell.unit] ?? "";
     title.textContent = `${cell.row_label}, ${cell.column_title}`;
     const content = [
       element("p", { className: "big" }, cell.text, " ", element("small", {}, cell.status === "missing" ? "" : unit)),
@@ -148,7 +152,9 @@
         ["Cell", copyable(id, "the id of the cell")],
         ["Model", cell.model_title],
         ["Layers removed", String(cell.n_pruned)],
+        ["Rows", cell.row_group],
         ["Exact value", cell.status === "missing" ? undefined : plain(cell.value ?? "")],
+        ["95 % interval", cell.interval_text],
         ["Standard error", cell.stderr === undefined ? undefined : plain(cell.stderr)],
         ["Sample", sampleOf(cell)],
         ["Printed value", cell.status === "published" ? undefined : cell.published_text],
@@ -157,6 +163,13 @@
         ["Note", cell.note],
       ]),
     ];
+    for (const { cell: other, label, share, log_perplexity: loss } of cell.comparisons ?? []) {
+      content.push(...section(`Compared with ${label}`, list([
+        ["Share closed", `${share.text} points`],
+        ["Log-perplexity", loss.text],
+        ["Its number", partButton(other)],
+      ])));
+    }
     if (cell.source) {
       content.push(...section("Source", list([
         ["File", code(cell.source.path)],

@@ -349,3 +349,99 @@ def test_standard_errors_show_on_demand(page: str, tmp_path: Path) -> None:
         """,
     )
     assert facts == ["none", "block"]
+
+
+SHARE = "beyond/smollm2-135m/n5/least-squares/share_closed"
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_figure_is_readable_and_leads_to_its_numbers(
+    page: str, tmp_path: Path, width: int
+) -> None:
+    facts = evaluate(
+        page,
+        tmp_path,
+        width,
+        f"""
+        const chart = document.querySelector("#beyond figure");
+        const drawings = [...chart.querySelectorAll(".drawings svg")];
+        const inside = (element) => {{
+          const box = element.getBoundingClientRect();
+          return box.width > 0 && box.left >= 0 && box.right <= innerWidth + 0.5;
+        }};
+        const seen = (element) => getComputedStyle(element).visibility === "visible"
+          && Number(getComputedStyle(element).opacity) === 1;
+        const texts = [...document.querySelectorAll(".drawings text")];
+        const entries = [...chart.querySelectorAll(".key li")];
+        const overlap = (a, b) =>
+          a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+        const dots = document.querySelectorAll("#beyond figure")[1];
+        const clashes = [...dots.querySelectorAll(".drawings svg")].map((svg) => {{
+          const boxes = [...svg.querySelectorAll(".label, .number")]
+            .map((text) => text.getBoundingClientRect());
+          return boxes.filter((box, i) => boxes.slice(0, i).some((b) => overlap(b, box))).length;
+        }});
+        const numbers = chart.querySelector(".numbers");
+        const closed = numbers.querySelector("table").checkVisibility();
+        numbers.querySelector("summary").click();
+        const result = {{
+          page: document.documentElement.scrollWidth,
+          fits: [...drawings, ...texts, ...entries].every(inside),
+          visible: entries.every(seen),
+          legend: entries.map((entry) => entry.innerText.trim()),
+          sizes: texts.map((text) => parseFloat(getComputedStyle(text).fontSize)
+            * text.ownerSVGElement.getBoundingClientRect().width / 360),
+          colours: entries.map((entry) => getComputedStyle(entry.querySelector(".mark")).fill),
+          bold: entries.map((entry) => Number(getComputedStyle(entry).fontWeight) > 600),
+          widths: drawings.map((svg) => [...svg.querySelectorAll(".path")]
+            .map((path) => getComputedStyle(path).strokeWidth)),
+          clashes,
+          table: [closed, numbers.querySelector("table").checkVisibility()],
+          requests: performance.getEntriesByType("resource").length,
+        }};
+        const mark = chart.querySelector('[data-cell="{SHARE}"] .mark');
+        mark.dispatchEvent(new MouseEvent("click", {{ bubbles: true }}));
+        result.panel = document.getElementById("panel").innerText;
+        const data = JSON.parse(document.getElementById("panel-data").textContent);
+        result.cell = data.cells["{SHARE}"];
+        document.querySelector("#panel .part").click();
+        result.other = document.getElementById("panel-title").innerText;
+        return result;
+        """,
+    )
+    assert facts["page"] <= width and facts["requests"] == 0
+    assert facts["fits"] is True and facts["visible"] is True
+    assert facts["legend"] == ["No repair", "Prune&Comp", "LinearPatch", "Ghosted Layers"]
+    assert facts["bold"] == [False, False, False, True]
+    assert len(set(facts["colours"])) == 4 and "rgb(0, 0, 0)" not in facts["colours"]
+    assert min(facts["sizes"]) >= 9.5
+    for widths in facts["widths"]:
+        assert widths.count("3px") == 1 and widths[-1] == "3px"
+    assert facts["clashes"] == [0, 0]
+    assert facts["table"] == [False, True]
+    cell = facts["cell"]
+    [comparison] = cell["comparisons"]
+    for expected in (
+        SHARE,
+        f"{cell['text']} of the gap",
+        cell["interval_text"],
+        "Compared with LinearPatch",
+        comparison["share"]["text"] + " points",
+        comparison["log_perplexity"]["text"],
+        "Layers that LLM-Streamline removes",
+    ):
+        assert expected in facts["panel"]
+    assert facts["other"] == "LinearPatch, Share closed (Embedded corpora)"
+
+
+def test_colours_of_a_figure_follow_the_scheme(page: str, tmp_path: Path) -> None:
+    script = """
+    const marks = document.querySelectorAll("#beyond .key .mark");
+    return [...marks].map((mark) => getComputedStyle(mark).fill);
+    """
+    light = evaluate(page, tmp_path, 1280, script)
+    # The scheme of the test's browser is light; the rules for dark are applied without asking.
+    dark_page = page.replace("@media (prefers-color-scheme: dark)", "@media all", 1)
+    dark = evaluate(dark_page, tmp_path, 1280, script)
+    assert len(set(light)) == len(light) == 4
+    assert not set(light) & set(dark)

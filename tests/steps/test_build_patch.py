@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pydantic import BaseModel
 
-from lpsteps.artifacts import read_json, write_json
+from lpsteps.artifacts import read_json, write_json, write_parquet
+from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
-from lpsteps.patches import read_patches
+from lpsteps.moments import GapMoments, Moments, MomentsKind, write_moments
+from lpsteps.patches import PatchSet, read_patches
 from lpsteps.plan import Plan, write_plan
 from lpsteps.provenance import read_record
+from lpsteps.recovery.base import RecoveryContext
 from lpsteps.statistics import SampleStatistics, StatisticsWriter
 from lpsteps.steps.build_patch import main
 
@@ -45,6 +52,42 @@ def arguments(tmp_path: Path) -> list[str]:
         f"--manifest={tmp_path / 'patch.manifest.json'}",
         f"--log={tmp_path / 'log.txt'}",
     ]
+
+
+class Params(BaseModel):
+    """Parameters of a method that decide on what it reads."""
+
+    needs: frozenset[str] = frozenset()
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[RecoveryContext]:
+    """What each run of a method without patches was given; the method is called `observer`."""
+    seen: list[RecoveryContext] = []
+
+    def build(context: RecoveryContext, params: Params) -> PatchSet:
+        seen.append(context)
+        return PatchSet()
+
+    method = SimpleNamespace(Params=Params, needs=lambda params: params.needs, build=build)
+    monkeypatch.setattr("lpsteps.steps.build_patch.recovery_method", {"observer": method}.get)
+    return seen
+
+
+def _moments(folder: Path, kind: MomentsKind) -> Path:
+    """Write moments of the plan's gaps and return their manifest."""
+    generator = np.random.default_rng(1)
+    parts = []
+    for _ in range(4):
+        rows = generator.normal(size=(2, 30, HIDDEN_SIZE))
+        source, target = rows
+        products = (source.T @ source, source.T @ target, float((target**2).sum()))
+        parts.append(Moments(30.0, *products, source.sum(axis=0), target.sum(axis=0)))
+    moments = [GapMoments(1, 2, *parts[:2]), GapMoments(4, 6, *parts[2:])]
+    folder.mkdir(exist_ok=True)
+    manifest = folder / f"{kind}.manifest.json"
+    write_moments(folder / f"{kind}.safetensors", manifest, moments, kind=kind)
+    return manifest
 
 
 def _spec(method: str, **params: Any) -> str:
@@ -86,6 +129,91 @@ def test_linearpatch(tmp_path: Path, arguments: list[str]) -> None:
 def test_none_needs_no_statistics(tmp_path: Path, arguments: list[str]) -> None:
     assert main([*arguments, _spec("none")]) == 0
     assert read_patches(tmp_path / "patch.manifest.json").gaps == ()
+
+
+@pytest.mark.parametrize("kind", ["stream", "weighted-stream"])
+def test_moments_reach_the_method(
+    tmp_path: Path, arguments: list[str], contexts: list[RecoveryContext], kind: MomentsKind
+) -> None:
+    manifest = _moments(tmp_path / "moments", kind)
+    needs = [f"{kind}-moments"]
+    assert main([*arguments, f"--moments={manifest}", _spec("observer", needs=needs)]) == 0
+    (context,) = contexts
+    assert context.model is None
+    assert context.statistics is None
+    moments = context.needed_moments()
+    assert [(gap.start, gap.end) for gap in moments] == [(1, 2), (4, 6)]
+    source = np.random.default_rng(1).normal(size=(2, 30, HIDDEN_SIZE))[0]
+    np.testing.assert_array_equal(moments[0].fit.source_sum, source.sum(axis=0))
+    record = read_record(tmp_path / "patch.manifest.json")
+    inputs = {Path(entry["path"]).name for entry in record["inputs"]}
+    assert inputs >= {f"{kind}.manifest.json", f"{kind}.safetensors"}
+
+
+def test_moments_of_another_kind_are_refused(
+    tmp_path: Path,
+    arguments: list[str],
+    contexts: list[RecoveryContext],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "moments"
+    manifest = _moments(folder, "stream")
+    (folder / "branch.safetensors").write_bytes((folder / "stream.safetensors").read_bytes())
+    spec = _spec("observer", needs=["branch-moments"])
+    assert main([*arguments, f"--moments={manifest}", spec]) == 1
+    assert "stream.manifest.json: kind: stream: must be branch" in capsys.readouterr().err
+
+
+def test_the_model_and_the_seed_reach_the_method(
+    tmp_path: Path,
+    arguments: list[str],
+    contexts: list[RecoveryContext],
+    tiny_model_folder: Callable[..., Path],
+) -> None:
+    token_ids = [[5, 6, 7], [8, 9, 10]]
+    column = pa.array(token_ids, pa.list_(pa.int32()))
+    write_parquet(tmp_path / "windows.parquet", pa.table({"window": [0, 1], "token_ids": column}))
+    write_json(tmp_path / "compute.json", {"schema": 1, "dtype": "bfloat16", "device": "cpu"})
+    manifest = tiny_model_folder("llama")
+    files = [f"--windows={tmp_path / 'windows.parquet'}", f"--compute={tmp_path / 'compute.json'}"]
+    spec = {"recovery": "mine", "method": "observer", "params": {"needs": ["model"]}, "seed": 7}
+    options = [*arguments, f"--model={manifest}", *files, f"--spec={json.dumps(spec)}"]
+    assert main(options) == 0
+    (context,) = contexts
+    assert context.seed == 7
+    assert context.hidden_size == 48
+    source = context.needed_model()
+    assert source.windows.tolist() == token_ids
+    model = source.load()
+    assert str(model.dtype) == "torch.bfloat16"
+    assert model.config.num_hidden_layers == 6
+    record = read_record(tmp_path / "patch.manifest.json")
+    assert record["notes"]["seed"] == 7
+    inputs = {Path(entry["path"]).name for entry in record["inputs"]}
+    assert inputs >= {"windows.parquet", "compute.json", "model.safetensors"}
+
+
+def test_what_a_method_does_not_need_is_not_read(
+    tmp_path: Path, arguments: list[str], contexts: list[RecoveryContext]
+) -> None:
+    files = [f"--{name}={tmp_path}/absent" for name in ("stats", "moments", "windows", "compute")]
+    assert main([*arguments, *files, _spec("observer")]) == 0
+    (context,) = contexts
+    assert (context.statistics, context.moments, context.model) == (None, None, None)
+
+
+def test_what_a_method_needs_is_asked_for(
+    arguments: list[str], contexts: list[RecoveryContext]
+) -> None:
+    needs = ["statistics", "stream-moments", "model"]
+    assert main([*arguments, _spec("observer", needs=needs)]) == 0
+    (context,) = contexts
+    with pytest.raises(LpstepsError, match="--stats: required by this recovery"):
+        context.needed_statistics()
+    with pytest.raises(LpstepsError, match="--moments: required by this recovery"):
+        context.needed_moments()
+    with pytest.raises(LpstepsError, match="--windows and --compute: required by this recovery"):
+        context.needed_model()
 
 
 def test_hidden_size_of_a_model_with_several_parts(tmp_path: Path, arguments: list[str]) -> None:

@@ -48,6 +48,12 @@ def test_statistics_of_the_first_windows(arguments: list[str], tmp_path: Path) -
     for number, sample in enumerate(samples):
         np.testing.assert_allclose(statistics.pairs[number], sample.cosine, atol=1e-6)
         np.testing.assert_allclose(
+            statistics.last_token_pairs[number], sample.last_token_cosine, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            statistics.token_axis_pairs[number], sample.token_axis_cosine, atol=1e-6
+        )
+        np.testing.assert_allclose(
             statistics.means["hadamard"][number], sample.mean_absolute["hadamard"], rtol=1e-5
         )
     notes = read_json(tmp_path / "stats.parquet.record.json")["notes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,17 @@ import pyarrow as pa
 import pytest
 
 from lpsteps.artifacts import write_json, write_parquet
+from lpsteps.errors import LpstepsError
 from lpsteps.provenance import read_record
-from lpsteps.selection import sleb
-from lpsteps.selection.ranking import choose, read_ranking
+from lpsteps.selection import (
+    magnitude,
+    one_shot_perplexity,
+    prune_and_comp,
+    sleb,
+    taylor,
+    window_perplexity,
+)
+from lpsteps.selection.ranking import Exemptions, choose, ranked_layers, read_ranking
 from lpsteps.statistics import SampleStatistics, StatisticsWriter
 from lpsteps.steps.rank_layers import main
 
@@ -29,10 +38,15 @@ def stats(tmp_path: Path) -> Path:
     cosine = np.fromfunction(lambda i, j: 1 - abs(i - j) / 10, (N_LAYERS + 1, N_LAYERS + 1))
     cosine[3, 4] = cosine[4, 3] = 0.97
     cosine[3, 5] = cosine[5, 3] = 0.95
+    # The last token hardly turns over [2, 4), channels hardly change their course over [1, 3).
+    last_token, token_axis = cosine.copy(), cosine.copy()
+    last_token[2, 4] = 0.99
+    token_axis[1, 3] = 0.99
+    means = {"identity": np.ones((N_LAYERS + 1, 4))}
     with StatisticsWriter(
         path, n_layers=N_LAYERS, hidden_size=4, basis_name="sylvester-4", model="tiny"
     ) as writer:
-        writer.append(SampleStatistics(8, {"identity": np.ones((N_LAYERS + 1, 4))}, cosine))
+        writer.append(SampleStatistics(8, means, cosine, last_token, token_axis))
     return path
 
 
@@ -50,7 +64,12 @@ def run(tmp_path: Path, *arguments: str, **spec: Any) -> int:
 
 @pytest.mark.parametrize(
     ("metric", "orders"),
-    [("block_influence", {1: (3,), 2: (3, 0)}), ("contiguous_cosine", {1: (3,), 2: (3, 4)})],
+    [
+        ("block_influence", {1: (3,), 2: (3, 0)}),
+        ("contiguous_cosine", {1: (3,), 2: (3, 4)}),
+        ("angular_distance", {1: (3,), 2: (2, 3)}),
+        ("token_axis_cosine", {1: (3,), 2: (1, 2)}),
+    ],
 )
 def test_metrics_on_statistics(
     tmp_path: Path, stats: Path, metric: str, orders: dict[int, tuple[int, ...]]
@@ -60,15 +79,46 @@ def test_metrics_on_statistics(
     assert {n: choose(ranking, n) for n in orders} == orders
 
 
+@pytest.mark.parametrize(
+    ("metric", "params", "most"),
+    [
+        ("token_axis_cosine", {}, 4),
+        ("contiguous_cosine", {"exempt_first": 3}, 3),
+        ("random_layers", {}, 4),
+        ("uniform", {}, 4),
+        ("listed_layers", {"layers": [2, 3]}, 2),
+    ],
+)
+def test_a_metric_may_reach_fewer_layers_than_it_is_asked_for(
+    tmp_path: Path, stats: Path, metric: str, params: dict[str, Any], most: int
+) -> None:
+    counts = list(range(1, N_LAYERS))
+    assert run(tmp_path, f"--stats={stats}", metric=metric, params=params, counts=counts) == 0
+    ranking = read_ranking(tmp_path / "ranking.parquet")
+    assert len(choose(ranking, most)) == most
+    with pytest.raises(LpstepsError, match=f"n: {most + 1}: this"):
+        choose(ranking, most + 1)
+
+
 def test_parameters_reach_the_metric(tmp_path: Path, stats: Path) -> None:
     params = {"exempt_last": 2}
     assert run(tmp_path, f"--stats={stats}", metric="contiguous_cosine", params=params) == 0
     assert choose(read_ranking(tmp_path / "ranking.parquet"), 2) == (0, 1)
 
 
-def test_metrics_without_inputs(tmp_path: Path) -> None:
-    assert run(tmp_path, metric="last_layers") == 0
-    assert choose(read_ranking(tmp_path / "ranking.parquet"), 2) == (5, 4)
+@pytest.mark.parametrize(
+    ("metric", "params", "order"),
+    [
+        ("last_layers", {}, (5, 4)),
+        ("uniform", {}, (2, 4)),
+        ("listed_layers", {"layers": [4, 1, 3]}, (4, 1)),
+    ],
+)
+def test_metrics_without_inputs(
+    tmp_path: Path, metric: str, params: dict[str, Any], order: tuple[int, ...]
+) -> None:
+    assert run(tmp_path, metric=metric, params=params) == 0
+    assert choose(read_ranking(tmp_path / "ranking.parquet"), 2) == order
 
 
 def test_the_seed_decides_a_random_draw_and_is_recorded(tmp_path: Path) -> None:
@@ -80,33 +130,58 @@ def test_the_seed_decides_a_random_draw_and_is_recorded(tmp_path: Path) -> None:
     assert read_record(tmp_path / "ranking.parquet")["notes"]["seed"] == 11
 
 
-def test_a_metric_that_runs_the_model(
-    tmp_path: Path, tiny_model: Callable[..., Any], tiny_model_folder: Callable[..., Path]
+TEXT = {"windows": 2, "length": 12}
+USED = WINDOWS[:2, :12]
+IN_MEMORY = {
+    "sleb": lambda model: sleb.rank_by_removal(model, WINDOWS, 2, sleb.Params(**TEXT)),
+    "prune_and_comp": lambda model: prune_and_comp.rank_by_influence(
+        model, WINDOWS, 2, prune_and_comp.Params(**TEXT)
+    ),
+    "window_perplexity": lambda model: window_perplexity.rank_by_search(
+        model, WINDOWS, (1, 2), window_perplexity.Params(**TEXT)
+    ),
+    "one_shot_perplexity": lambda model: ranked_layers(
+        one_shot_perplexity.perplexities(model, USED), Exemptions()
+    ),
+    "taylor": lambda model: ranked_layers(taylor.importances(model, USED), Exemptions()),
+    "magnitude": lambda model: ranked_layers(magnitude.magnitudes(model), Exemptions()),
+}
+
+
+@pytest.mark.parametrize("metric", IN_MEMORY)
+def test_metrics_that_run_the_model(
+    tmp_path: Path,
+    tiny_model: Callable[..., Any],
+    tiny_model_folder: Callable[..., Path],
+    metric: str,
 ) -> None:
     windows, compute = tmp_path / "windows.parquet", tmp_path / "compute.json"
     token_ids = pa.array(WINDOWS.tolist(), pa.list_(pa.int32()))
     write_parquet(windows, pa.table({"window": range(len(WINDOWS)), "token_ids": token_ids}))
     write_json(compute, {"schema": 1, "dtype": "float32", "device": "cpu"})
-    params = {"windows": 2, "length": 12}
-    assert (
-        run(
-            tmp_path,
-            f"--model={tiny_model_folder('llama')}",
-            f"--windows={windows}",
-            f"--compute={compute}",
-            metric="sleb",
-            params=params,
-        )
-        == 0
-    )
-    expected = sleb.rank_by_removal(tiny_model("llama"), WINDOWS, 2, sleb.Params(**params))
+    inputs = [f"--model={tiny_model_folder('llama')}", f"--windows={windows}"]
+    params = {} if metric == "magnitude" else TEXT
+    assert run(tmp_path, *inputs, f"--compute={compute}", metric=metric, params=params) == 0
+    expected = IN_MEMORY[metric](tiny_model("llama"))
     found = read_ranking(tmp_path / "ranking.parquet")
-    assert [row.layers for row in found.candidates] == [row.layers for row in expected.candidates]
-    assert [row.rank for row in found.candidates] == [row.rank for row in expected.candidates]
-    scores = [row.score for row in expected.candidates]
-    assert [row.score for row in found.candidates] == [
-        None if score is None else pytest.approx(score, rel=1e-6) for score in scores
-    ]
+    assert found.kind == expected.kind
+    for candidate, wanted in zip(found.candidates, expected.candidates, strict=True):
+        score = None if wanted.score is None else pytest.approx(wanted.score, rel=1e-6)
+        assert candidate.score == score
+        assert replace(candidate, score=None) == replace(wanted, score=None)
+
+
+def test_exemptions_reach_a_metric_that_runs_the_model(
+    tmp_path: Path, tiny_model_folder: Callable[..., Path]
+) -> None:
+    windows, compute = tmp_path / "windows.parquet", tmp_path / "compute.json"
+    write_parquet(windows, pa.table({"token_ids": WINDOWS.tolist()}))
+    write_json(compute, {"schema": 1, "dtype": "float32", "device": "cpu"})
+    inputs = [f"--model={tiny_model_folder('llama')}", f"--windows={windows}"]
+    for metric in ("taylor", "one_shot_perplexity", "magnitude"):
+        params = {"exempt_first": 3, "exempt_last": 1} | ({} if metric == "magnitude" else TEXT)
+        assert run(tmp_path, *inputs, f"--compute={compute}", metric=metric, params=params) == 0
+        assert set(choose(read_ranking(tmp_path / "ranking.parquet"), 2)) == {3, 4}
 
 
 def test_second_run_gives_the_same_bytes(tmp_path: Path, stats: Path) -> None:
@@ -125,6 +200,11 @@ def test_second_run_gives_the_same_bytes(tmp_path: Path, stats: Path) -> None:
         ({"metric": "sleb", "params": {"windows": 0, "length": 4}}, "params: windows: 0: "),
         ({"metric": "sleb", "params": {"windows": 1, "length": 4}}, "--model, --windows and"),
         ({"metric": "block_influence"}, "--stats: required by this selection"),
+        (
+            {"metric": "listed_layers", "params": {"layers": [1, 1]}},
+            "mine: params: layers: 1: listed more than once",
+        ),
+        ({"metric": "listed_layers", "params": {"layers": [6]}}, "layers: 6: the model has layers"),
         ({"metric": "last_layers", "counts": [6]}, "counts: 6: allowed are 1 to 5"),
         ({"metric": "last_layers", "counts": [2, 0]}, "counts: 0: allowed are 1 to 5"),
         ({"metric": "last_layers", "counts": []}, "counts: "),

@@ -48,20 +48,36 @@ def all_boundaries(model: Any, window: npt.NDArray[np.int64]) -> npt.NDArray[np.
     return np.stack(states)
 
 
-def reference(
-    model: Any, window: npt.NDArray[np.int64], basis: Basis, exclude_first: int
-) -> tuple[Any, Any, Any]:
+def cosine_of(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    norms = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(x @ y / norms) if norms > 0 else 0.0
+
+
+def check(
+    sample: SampleStatistics,
+    model: Any,
+    window: npt.NDArray[np.int64],
+    basis: Basis,
+    exclude_first: int = 0,
+) -> None:
+    """Compare a sample with loops over all pairs of boundaries, tokens and channels."""
     states = all_boundaries(model, window)[:, exclude_first:]
-    identity = np.abs(states).mean(axis=1)
-    rotated = np.abs(states @ basis.matrix).mean(axis=1)
-    boundaries, tokens, _ = states.shape
-    cosine = np.zeros((boundaries, boundaries))
+    boundaries, tokens, channels = states.shape
+    cosine, last, along = (np.zeros((boundaries, boundaries)) for _ in range(3))
     for i in range(boundaries):
         for j in range(boundaries):
-            for token in range(tokens):
-                x, y = states[i, token], states[j, token]
-                cosine[i, j] += x @ y / (np.linalg.norm(x) * np.linalg.norm(y)) / tokens
-    return identity, rotated, cosine
+            x, y = states[i], states[j]
+            cosine[i, j] = np.mean([cosine_of(x[t], y[t]) for t in range(tokens)])
+            last[i, j] = cosine_of(x[-1], y[-1])
+            along[i, j] = np.mean([cosine_of(x[:, k], y[:, k]) for k in range(channels)])
+    assert sample.tokens == tokens
+    assert list(sample.mean_absolute) == ["identity", "hadamard"]
+    for name, rows in (("identity", states), ("hadamard", states @ basis.matrix)):
+        expected = np.abs(rows).mean(axis=1)
+        np.testing.assert_allclose(sample.mean_absolute[name], expected, rtol=1e-5)
+    np.testing.assert_allclose(sample.cosine, cosine, atol=1e-5)
+    np.testing.assert_allclose(sample.last_token_cosine, last, atol=1e-6)
+    np.testing.assert_allclose(sample.token_axis_cosine, along, atol=1e-5)
 
 
 def collect(model: Any, windows: npt.NDArray[np.int64], **options: Any) -> list[SampleStatistics]:
@@ -78,22 +94,27 @@ def test_equal_to_the_slow_reference(
     samples = collect(tiny_llama, windows, batch=batch, exclude_first=exclude_first)
     assert len(samples) == len(windows)
     for window, sample in zip(windows, samples, strict=True):
-        identity, rotated, cosine = reference(tiny_llama, window, basis, exclude_first)
-        assert sample.tokens == LENGTH - exclude_first
-        assert list(sample.mean_absolute) == ["identity", "hadamard"]
-        np.testing.assert_allclose(sample.mean_absolute["identity"], identity, rtol=1e-5)
-        np.testing.assert_allclose(sample.mean_absolute["hadamard"], rotated, rtol=1e-5)
-        np.testing.assert_allclose(sample.cosine, cosine, atol=1e-5)
+        check(sample, tiny_llama, window, basis, exclude_first)
 
 
 def test_every_family(tiny_model: Any, family: str) -> None:
     model = tiny_model(family, layers=3)
     window = random_windows(1)
     (sample,) = collect(model, window)
-    identity, rotated, cosine = reference(model, window[0], basis_matrix(48), 0)
-    np.testing.assert_allclose(sample.mean_absolute["identity"], identity, rtol=1e-5)
-    np.testing.assert_allclose(sample.mean_absolute["hadamard"], rotated, rtol=1e-5)
-    np.testing.assert_allclose(sample.cosine, cosine, atol=1e-5)
+    check(sample, model, window[0], basis_matrix(48))
+
+
+def test_a_silent_channel_has_cosine_zero(tiny_llama: Any) -> None:
+    decoder = decoder_of(tiny_llama)
+    with torch.no_grad():
+        tiny_llama.get_input_embeddings().weight[:, 5] = 0.0
+        for layer in decoder.layers[:2]:
+            layer.self_attn.o_proj.weight[5] = 0.0
+            layer.mlp.down_proj.weight[5] = 0.0
+    window = random_windows(1)
+    (sample,) = collect(tiny_llama, window)
+    assert (sample.mean_absolute["identity"][:3, 5] == 0.0).all()
+    check(sample, tiny_llama, window[0], basis_matrix(48))
 
 
 def test_last_boundary_is_taken_before_the_final_norm(tiny_llama: Any) -> None:
@@ -111,6 +132,7 @@ def test_windows_do_not_influence_one_another(tiny_llama: Any) -> None:
     for window, sample in zip(windows, together, strict=True):
         (alone,) = collect(tiny_llama, window[None])
         np.testing.assert_allclose(sample.cosine, alone.cosine, atol=1e-6)
+        np.testing.assert_allclose(sample.token_axis_cosine, alone.token_axis_cosine, atol=1e-6)
         np.testing.assert_allclose(
             sample.mean_absolute["hadamard"], alone.mean_absolute["hadamard"], rtol=1e-5
         )
@@ -120,9 +142,7 @@ def test_bfloat16_activations_are_summed_in_full_precision(tiny_model: Any) -> N
     model = tiny_model("llama").bfloat16()
     window = random_windows(1, 64)
     (sample,) = collect(model, window)
-    identity, _, cosine = reference(model, window[0], basis_matrix(48), 0)
-    np.testing.assert_allclose(sample.mean_absolute["identity"], identity, rtol=1e-5)
-    np.testing.assert_allclose(sample.cosine, cosine, atol=1e-5)
+    check(sample, model, window[0], basis_matrix(48))
 
 
 @given(

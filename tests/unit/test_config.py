@@ -181,7 +181,7 @@ def test_specs_are_plain_and_stable(profile):
         lambda c: jobs.calibrate_spec(c, "wikipedia"),
         lambda c: jobs.rank_layers_spec(c, "smollm2-135m", "sleb"),
         lambda c: jobs.choose_layers_spec(c, "smollm2-135m", "sleb", 5),
-        lambda c: jobs.build_patch_spec(c, "linearpatch-per-layer"),
+        lambda c: jobs.build_patch_spec(c, "wikipedia", "linearpatch-per-layer"),
         lambda c: jobs.evaluate_spec(c, "smollm2-135m", "dense", "qa"),
         jobs.build_tables_spec,
     ):

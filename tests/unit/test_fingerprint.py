@@ -1,5 +1,7 @@
 """A digest changes with behaviour only; a closure follows imports only."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,15 @@ def test_command_line_lists_a_closure(capsys):
     assert [line.split()[1] for line in lines] == ["lpsteps", "lpsteps.errors"]
     assert fingerprint.main(["lpsteps.none"]) == 1
     assert "error:" in capsys.readouterr().err
+
+
+def test_command_line_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lpsteps.fingerprint", "lpsteps.plan"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.split()[1] for line in done.stdout.splitlines()] == list(
+        fingerprint.closure(["lpsteps.plan"])
+    )

@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.linalg
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpsteps.errors import LpstepsError
-from lpsteps.hadamard import basis_matrix
+from lpsteps.hadamard import ANY_BASIS_KINDS, basis_matrix
 
 # Hidden sizes in use, with the construction that each must get.
 PLANS = {
@@ -154,9 +155,16 @@ def is_hadamard_name(n: int) -> bool:
     return orders is not None
 
 
-@given(st.integers(min_value=1, max_value=150), st.integers(min_value=0, max_value=3))
-def test_every_size_gets_an_orthonormal_basis(n: int, seed: int) -> None:
-    basis = basis_matrix(n, seed=seed)
+# The machine may be busy: how long an example takes says nothing.
+@settings(deadline=None)
+@given(
+    st.integers(min_value=1, max_value=150),
+    st.sampled_from(ANY_BASIS_KINDS),
+    st.integers(min_value=0, max_value=3),
+)
+def test_every_size_gets_an_orthonormal_basis(n: int, kind: str, seed: int) -> None:
+    basis = basis_matrix(n, kind, seed=seed)
+    assert basis.size == n
     assert np.allclose(basis.matrix @ basis.matrix.T, np.eye(n), atol=1e-12)
     measured = np.abs(basis.matrix).max() * math.sqrt(n)
     assert basis.flatness == pytest.approx(measured, rel=1e-12)
@@ -184,6 +192,42 @@ def test_random_orthogonal_is_uniform() -> None:
     # Without the sign fix the diagonal of Q is biased: every entry has the sign of its pivot.
     diagonals = [np.diag(basis_matrix(6, "random_orthogonal", seed).matrix) for seed in range(300)]
     assert abs(np.mean(np.sign(diagonals))) < 0.1
+
+
+def test_identity_is_the_channels_themselves() -> None:
+    basis = basis_matrix(24, "identity", seed=3)
+    assert basis.name == "identity-24"
+    assert np.array_equal(basis.matrix, np.eye(24))
+    assert basis.flatness == pytest.approx(math.sqrt(24))
+
+
+@pytest.mark.parametrize("n", [1, 5, 48])
+def test_dct_rotates_rows_as_scipy_does(n: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((3, n))
+    basis = basis_matrix(n, "dct", seed=3)
+    assert basis.name == f"dct-ii-{n}"
+    expected = scipy.fft.dct(rows, type=2, norm="ortho")
+    np.testing.assert_allclose(rows @ basis.matrix, expected, atol=1e-13)
+
+
+def test_randomised_hadamard_flips_channels_before_it_mixes_them() -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 48))
+    plain, randomised = basis_matrix(48), basis_matrix(48, "randomised_hadamard", seed=5)
+    assert randomised.name == "signs-seed-5 paley-i-12 (x) sylvester-4"
+    assert randomised.signs is not None
+    assert set(randomised.signs) == {-1.0, 1.0}
+    np.testing.assert_allclose(
+        rows @ randomised.matrix, (rows * randomised.signs) @ plain.matrix, atol=1e-13
+    )
+    assert randomised.flatness == pytest.approx(1.0, abs=1e-12)
+    again, other = (basis_matrix(48, "randomised_hadamard", seed) for seed in (5, 6))
+    assert np.array_equal(randomised.matrix, again.matrix)
+    assert not np.array_equal(randomised.matrix, other.matrix)
+
+
+def test_randomised_hadamard_falls_back_as_hadamard_does() -> None:
+    basis = basis_matrix(46, "randomised_hadamard", seed=1)
+    assert basis.name == basis_matrix(46, seed=1).name
 
 
 def test_mistakes_are_named() -> None:

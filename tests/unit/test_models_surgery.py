@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ import torch
 
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
-from lpsteps.models.layers import decoder_of
+from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.patch import Patch
 from lpsteps.models.surgery import apply_plan
-from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.patches import GapPatch, Operation, OperationKind, PatchSet
 from lpsteps.plan import Plan
 
 N_LAYERS = 6
@@ -46,6 +46,53 @@ def random_patches(plan: Plan, seed: int = 0) -> PatchSet:
     return PatchSet(tuple(gaps))
 
 
+def operation_of(kind: str, seed: int = 0) -> Operation:
+    """Return a random operation whose effect on a row is as large as the row."""
+    generator = np.random.default_rng(seed)
+    square = generator.standard_normal((HIDDEN_SIZE, HIDDEN_SIZE)) / HIDDEN_SIZE**0.5
+    weight = {
+        "scalar": np.array([0.4]),
+        "scale": generator.uniform(0.5, 2.0, HIDDEN_SIZE),
+        "matrix": square,
+        "rotation": 1.6 * np.linalg.qr(square)[0],
+        "shift": generator.standard_normal(HIDDEN_SIZE),
+        "low_rank": generator.standard_normal((2, HIDDEN_SIZE, 5)) / 5,
+        "gated_mlp": generator.standard_normal((3, HIDDEN_SIZE, 20)) / 3,
+    }[kind]
+    return Operation(kind, weight)  # type: ignore[arg-type]
+
+
+def operated(operation: Operation, hidden: torch.Tensor) -> torch.Tensor:
+    """Apply an operation row by row and term by term, in float64."""
+    weight = operation.weight.astype(np.float64)
+    shape = hidden.shape
+    rows = []
+    for row in hidden.double().numpy().reshape(-1, shape[-1]):
+        match operation.kind:
+            case "scalar":
+                rows.append([float(weight[0]) * x for x in row])
+            case "scale":
+                rows.append([x * w for x, w in zip(row, weight, strict=True)])
+            case "shift":
+                rows.append([x + w for x, w in zip(row, weight, strict=True)])
+            case "matrix" | "rotation":
+                rows.append([(row * column).sum() for column in weight.T])
+            case "low_rank":
+                result = row.copy()
+                for inward, outward in zip(weight[0].T, weight[1].T, strict=True):
+                    result += (row * inward).sum() * outward
+                rows.append(result)
+            case "gated_mlp":
+                unit = row / np.sqrt((row * row).sum() / len(row) + 1e-6)
+                result = row.copy()
+                for gate, up, down in zip(*(part.T for part in weight), strict=True):
+                    opening = (unit * gate).sum()
+                    sigmoid = 1.0 / (1.0 + np.exp(-opening))
+                    result += opening * sigmoid * (unit * up).sum() * down
+                rows.append(result)
+    return torch.tensor(np.array(rows)).reshape(shape).to(hidden)
+
+
 def manual_logits(model: Any, plan: Plan, patches: PatchSet | None) -> torch.Tensor:
     """Run the dense model layer by layer, skipping the plan's layers, in the plainest way."""
     decoder = decoder_of(model)
@@ -63,13 +110,12 @@ def manual_logits(model: Any, plan: Plan, patches: PatchSet | None) -> torch.Ten
         for gap in patches.gaps if patches else ():
             if gap.end == entrance:
                 for operation in gap.operations:
-                    weight = torch.tensor(operation.weight, dtype=torch.float32)
-                    hidden = hidden * weight if operation.kind == "scale" else hidden @ weight
+                    hidden = operated(operation, hidden)
         return hidden
 
     hidden = calls[0][0][0] if calls[0][0] else calls[0][1]["hidden_states"]
     for index, layer in enumerate(decoder.layers):
-        if index not in plan.layers:
+        if index not in plan.layers or (patches and index in patches.restored):
             positional, named = calls[index]
             named.pop("hidden_states", None)
             output = layer(bridge(hidden, index), *positional[1:], **named)
@@ -113,6 +159,120 @@ def test_every_family_equals_the_manual_chain(tiny_model: Any, family: str) -> N
     expected = manual_logits(model, plan, patches)
     apply_plan(model, plan, patches)
     torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", get_args(OperationKind))
+@torch.no_grad()
+def test_every_kind_of_operation_in_every_family(tiny_model: Any, family: str, kind: str) -> None:
+    model = tiny_model(family)
+    plan = plan_of(1, 2, 4, 5)
+    patches = PatchSet(
+        (GapPatch(1, 3, (operation_of(kind),)), GapPatch(4, 6, (operation_of(kind, seed=1),)))
+    )
+    bare = manual_logits(model, plan, None)
+    expected = manual_logits(model, plan, patches)
+    apply_plan(model, plan, patches)
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected, bare, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", get_args(OperationKind))
+def test_an_operation_equals_its_definition(kind: str) -> None:
+    hidden = torch.randn(2, 5, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0))
+    # A row of zeros and a tiny one: where a norm is guarded by its epsilon.
+    hidden[0, 0] = 0.0
+    hidden[0, 1] *= 1e-3
+    operations = (operation_of(kind), operation_of("shift", seed=4), operation_of(kind, seed=1))
+    expected = hidden
+    for operation in operations:
+        expected = operated(operation, expected)
+    patched = Patch(GapPatch(0, 1, operations))(hidden)
+    torch.testing.assert_close(patched, expected, rtol=1e-5, atol=2e-5)
+
+
+def replacements_of(model: Any, *names: str) -> dict[str, np.ndarray]:
+    """Return new float64 values for the backbone's parameters whose names start with `names`."""
+    generator = np.random.default_rng(5)
+    return {
+        name: parameter.double().numpy() + generator.uniform(-0.2, 0.2, tuple(parameter.shape))
+        for name, parameter in decoder_of(model).backbone.named_parameters()
+        if name.startswith(names)
+    }
+
+
+def replaced(model: Any, replacements: dict[str, np.ndarray]) -> Any:
+    """Return a copy of the dense model with other parameters, set through its state."""
+    duplicate = copy.deepcopy(model)
+    backbone = decoder_of(duplicate).backbone
+    state = {name: torch.tensor(values) for name, values in replacements.items()}
+    unexpected = backbone.load_state_dict(state, strict=False).unexpected_keys
+    assert not unexpected
+    return duplicate
+
+
+@torch.no_grad()
+def test_replacements_use_the_numbers_of_the_dense_model(tiny_model: Any, family: str) -> None:
+    model = tiny_model(family)
+    plan = plan_of(1, 2, 4)
+    # Layers in front of, between and behind the gaps, and a parameter outside the layers.
+    outside = next(
+        name
+        for name, _ in decoder_of(model).backbone.named_parameters()
+        if name.startswith(("norm.", "final_layer_norm."))
+    )
+    replacements = replacements_of(model, "layers.0.", "layers.3.", "layers.5.", outside)
+    assert len(replacements) >= 3 * 6 + 1
+    patches = PatchSet((GapPatch(1, 3, (operation_of("scale"),)),), replacements=replacements)
+    expected = manual_logits(replaced(model, replacements), plan, patches)
+    without = manual_logits(model, plan, patches)
+    apply_plan(model, plan, patches)
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(expected, without, atol=1e-2)
+
+
+@pytest.mark.parametrize("restored", [(1,), (2,), (3,), (1, 3), (1, 2, 3), (2, 5)], ids=str)
+@torch.no_grad()
+def test_restored_layers_keep_their_place_in_front_of_the_patch(
+    tiny_model: Any, family: str, restored: tuple[int, ...]
+) -> None:
+    model = tiny_model(family)
+    layer_types = list(getattr(model.config, "layer_types", None) or [])
+    plan = plan_of(1, 2, 3, 5)
+    replacements = replacements_of(model, *(f"layers.{layer}." for layer in restored))
+    patches = PatchSet(
+        (GapPatch(1, 4, (operation_of("matrix"),)), GapPatch(5, 6, (operation_of("scalar"),))),
+        replacements=replacements,
+        restored=restored,
+    )
+    expected = manual_logits(replaced(model, replacements), plan, patches)
+    apply_plan(model, plan, patches)
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+    survivors = sorted({0, 4, *restored})
+    assert model.config.num_hidden_layers == len(survivors)
+    if layer_types:
+        assert model.config.layer_types == [layer_types[index] for index in survivors]
+    assert greedy(model, use_cache=True) == greedy(model, use_cache=False)
+
+
+@torch.no_grad()
+def test_replacements_take_the_dtype_of_the_parameter(tiny_llama: Any) -> None:
+    model = tiny_llama.to(torch.bfloat16)
+    name = "layers.4.mlp.down_proj.weight"
+    values = np.random.default_rng(0).standard_normal((HIDDEN_SIZE, 80))
+    apply_plan(model, plan_of(2, 3), PatchSet(replacements={name: values}))
+    weight = decoder_of(model).layers[2].get_parameter("mlp.down_proj.weight")
+    assert weight.dtype == torch.bfloat16
+    assert torch.equal(weight, torch.tensor(values).to(torch.bfloat16))
+    assert not weight.requires_grad
+
+
+@torch.no_grad()
+def test_a_replaced_embedding_stays_tied(tiny_model: Any) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True)
+    values = np.random.default_rng(0).standard_normal((128, HIDDEN_SIZE)).astype(np.float32)
+    apply_plan(model, plan_of(2), PatchSet(replacements={"embed_tokens.weight": values}))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model.lm_head.weight, torch.tensor(values))
 
 
 @pytest.mark.parametrize("layers", [(0,), (1, 2), (2, 5), (0, 1, 4)], ids=str)
@@ -233,4 +393,69 @@ def test_mistakes_are_named_and_leave_the_model_alone(tiny_llama: Any) -> None:
     narrow = PatchSet((GapPatch(2, 4, (Operation("scale", np.ones(8)),)),))
     with pytest.raises(LpstepsError, match="width 8: but the model's hidden size is 48"):
         apply_plan(tiny_llama, plan_of(2, 3), narrow)
+    wide = np.ones((2, 50, 3))
+    with pytest.raises(LpstepsError, match="width 50: but the model's hidden size is 48"):
+        apply_plan(
+            tiny_llama,
+            plan_of(2, 3),
+            PatchSet((GapPatch(2, 4, (Operation("low_rank", wide),)),)),
+        )
     assert torch.equal(tiny_llama(TOKENS).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("names", "extra", "restored", "complaint"),
+    [
+        (
+            (),
+            {"layers.1.mlp.down_prj.weight": (48, 80)},
+            (),
+            r"down_prj.*layers\.1\.mlp\.down_proj",
+        ),
+        ((), {"model.norm.weight": (48,)}, (), r"no such parameter; the nearest names are .*norm"),
+        ((), {"layers.6.input_layernorm.weight": (48,)}, (), "no such parameter"),
+        ((), {"norm.weight": (47,)}, (), r"norm\.weight: shape \[47\]: the parameter has \[48\]"),
+        ((), {"layers.1.mlp.down_proj.weight": (80, 48)}, (), r"\[80, 48\].* has \[48, 80\]"),
+        ((), {"layers.3.input_layernorm.weight": (48,)}, (), r"layers\.3\..* removes layer 3"),
+        (("layers.1.",), {}, (1,), r"restored: 1: not a layer of the plan, .* \[2, 3\]"),
+        (("layers.2.mlp",), {}, (2,), r"restored: 2: layers\.2\.input_layernorm\.weight: missing"),
+        (("layers.2.",), {"layers.3.input_layernorm.weight": (48,)}, (2,), "removes layer 3"),
+    ],
+)
+def test_mistaken_replacements_are_named_and_leave_the_model_alone(
+    tiny_llama: Any,
+    names: tuple[str, ...],
+    extra: dict[str, tuple[int, ...]],
+    restored: tuple[int, ...],
+    complaint: str,
+) -> None:
+    before = tiny_llama(TOKENS).logits
+    replacements = replacements_of(tiny_llama, "norm.", *names)
+    replacements |= {name: np.ones(shape) for name, shape in extra.items()}
+    patches = PatchSet(replacements=replacements, restored=restored)
+    with pytest.raises(LpstepsError, match=complaint) as error:
+        apply_plan(tiny_llama, plan_of(2, 3), patches)
+    assert "\n" not in str(error.value)
+    assert torch.equal(tiny_llama(TOKENS).logits, before)
+    assert len(decoder_of(tiny_llama).layers) == N_LAYERS
+
+
+def test_branch_outputs_are_what_the_stream_gains(tiny_model: Any, family: str) -> None:
+    layer = decoder_of(tiny_model(family)).layers[1]
+    outputs = branch_outputs(layer)
+    assert outputs.normalised == (family in ("gemma2", "gemma3", "olmo2"))
+    assert outputs.attention is not outputs.mlp
+    hidden = torch.randn(1, 4, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0))
+    # Without its two branches a layer is the identity.
+    for linear in (outputs.attention, outputs.mlp):
+        assert linear.out_features == HIDDEN_SIZE
+        for parameter in linear.parameters():
+            parameter.data.zero_()
+    position = torch.ones(1, 4, 12), torch.zeros(1, 4, 12)
+    output = layer(hidden, attention_mask=None, position_embeddings=position)
+    assert torch.equal(output[0] if isinstance(output, tuple) else output, hidden)
+
+
+def test_a_layer_of_another_family_has_no_known_branches() -> None:
+    with pytest.raises(LpstepsError, match="layer: Linear: no output projections"):
+        branch_outputs(torch.nn.Linear(3, 3))

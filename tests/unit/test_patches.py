@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lpsteps.artifacts import read_json, read_tensors, sha256_bytes, write_json, write_tensors
 from lpsteps.errors import LpstepsError
@@ -36,6 +39,12 @@ def patches() -> PatchSet:
             ),
         ),
         audit={"gaps.0.operations.0.d": generator.normal(size=6)},
+        replacements={
+            "layers.1.mlp.down_proj.weight": generator.normal(size=(6, 4)),
+            "layers.5.norm.weight": generator.normal(size=6),
+            "layers.5.mlp.down_proj.weight": generator.normal(size=(4, 6)).T,
+        },
+        restored=(5,),
     )
 
 
@@ -54,6 +63,11 @@ def test_round_trip_is_exact_in_float32(manifest: Path, patches: PatchSet) -> No
             assert operation.kind == expected.kind
             assert operation.weight.dtype == np.float32
             np.testing.assert_array_equal(operation.weight, expected.weight.astype(np.float32))
+    assert found.replacements.keys() == patches.replacements.keys()
+    for name, values in patches.replacements.items():
+        assert found.replacements[name].dtype == np.float32
+        np.testing.assert_array_equal(found.replacements[name], values.astype(np.float32))
+    assert found.restored == (5,)
     assert found.audit.keys() == patches.audit.keys()
     for name, values in patches.audit.items():
         assert found.audit[name].dtype == np.float64
@@ -62,9 +76,18 @@ def test_round_trip_is_exact_in_float32(manifest: Path, patches: PatchSet) -> No
 
 def test_manifest_holds_the_documented_keys(manifest: Path) -> None:
     payload = read_json(manifest)
-    assert payload["schema"] == 1
+    assert payload["schema"] == 2
     assert payload["recovery"] == "mine"
-    assert payload["parameters"] == 36 + 6 + 36
+    # Operations, and the two parameters of the restored layer; the one of layer 1 is free.
+    assert payload["parameters"] == 36 + 6 + 36 + 6 + 24
+    assert payload["foldable"] is False
+    assert payload["restored"] == [5]
+    assert payload["replacements"] == [
+        "layers.1.mlp.down_proj.weight",
+        "layers.5.mlp.down_proj.weight",
+        "layers.5.norm.weight",
+    ]
+    assert payload["tensors"]["replacements.layers.5.norm.weight"]["shape"] == [6]
     assert payload["gaps"][1] == {
         "start": 4,
         "end": 6,
@@ -98,6 +121,7 @@ def test_no_patches_at_all_are_valid(tmp_path: Path) -> None:
     found = read_patches(path)
     assert found.gaps == ()
     assert found.parameters == 0
+    assert found.foldable
 
 
 def test_a_changed_tensor_is_found(manifest: Path) -> None:
@@ -139,6 +163,26 @@ def test_a_manifest_that_contradicts_its_tensors_is_refused(
     assert str(error.value).startswith(str(manifest))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("parameters", 1, "parameters: 1: but the patches give 108"),
+        ("foldable", True, "foldable: True: but the patches give False"),
+        ("restored", [2], "restored: 2: replacements must hold"),
+        ("replacements", ["layers.9.norm.weight"], "layers.9.norm.weight: no such tensor"),
+        ("schema", 1, "schema: 1"),
+    ],
+)
+def test_a_manifest_that_contradicts_its_patches_is_refused(
+    manifest: Path, key: str, value: object, complaint: str
+) -> None:
+    write_json(manifest, read_json(manifest) | {key: value})
+    with pytest.raises(LpstepsError, match=complaint) as error:
+        read_patches(manifest)
+    assert str(error.value).startswith(str(manifest))
+    assert "\n" not in str(error.value)
+
+
 def test_missing_tensor_file_is_named(manifest: Path) -> None:
     tensors_beside(manifest).unlink()
     with pytest.raises(LpstepsError, match=r"patch\.safetensors"):
@@ -151,11 +195,119 @@ def test_a_manifest_has_a_telling_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"), [("scale", (3, 3)), ("matrix", (3,)), ("matrix", (3, 4)), ("scale", ())]
+    ("kind", "shape"),
+    [
+        ("scalar", (2,)),
+        ("scalar", ()),
+        ("scale", (3, 3)),
+        ("scale", ()),
+        ("scale", (0,)),
+        ("matrix", (3,)),
+        ("matrix", (3, 4)),
+        ("rotation", (3, 4)),
+        ("shift", (3, 1)),
+        ("low_rank", (3, 4)),
+        ("low_rank", (3, 4, 2)),
+        ("low_rank", (2, 4, 0)),
+        ("gated_mlp", (2, 4, 8)),
+        ("gated_mlp", (3, 4)),
+    ],
 )
 def test_weights_must_have_the_shape_of_their_kind(kind: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(LpstepsError, match="of shape"):
+    with pytest.raises(LpstepsError, match=f"{kind} of shape .*: must be \\[") as error:
         Operation(kind, np.ones(shape))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "hidden_size"),
+    [
+        ("scalar", (1,), None),
+        ("scale", (4,), 4),
+        ("shift", (4,), 4),
+        ("matrix", (4, 4), 4),
+        ("low_rank", (2, 4, 3), 4),
+        ("gated_mlp", (3, 4, 9), 4),
+    ],
+)
+def test_operations_know_their_width_and_count_their_parameters(
+    kind: str, shape: tuple[int, ...], hidden_size: int | None
+) -> None:
+    operation = Operation(kind, np.ones(shape))  # type: ignore[arg-type]
+    assert operation.hidden_size == hidden_size
+    assert PatchSet((GapPatch(0, 1, (operation, operation)),)).parameters == 2 * np.prod(shape)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5])
+def test_scalars_must_be_positive(value: float) -> None:
+    with pytest.raises(LpstepsError, match=f"scalar: {value:g}: must be positive"):
+        Operation("scalar", np.array([value]))
+
+
+@given(
+    size=st.integers(1, 24),
+    exponent=st.floats(-3, 3),
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_rotations_are_multiples_of_orthogonal_matrices(
+    size: int, exponent: float, seed: int, dtype: type[np.floating[Any]]
+) -> None:
+    generator = np.random.default_rng(seed)
+    orthogonal = np.linalg.qr(generator.standard_normal((size, size)))[0]
+    rotation = 10**exponent * orthogonal
+    Operation("rotation", rotation.astype(dtype))
+    if size > 1:
+        # One singular value off by delta moves the Gram matrix by 2 delta along one direction.
+        # Along a channel that is one entry of its diagonal, against a mean that moves by 1/size.
+        for delta, allowed in ((1e-6, True), (1e-4, False)):
+            bent = rotation * np.where(np.arange(size) == seed % size, 1 + delta, 1.0)
+            if allowed:
+                Operation("rotation", bent)
+            else:
+                with pytest.raises(LpstepsError, match="rotation: deviates by"):
+                    Operation("rotation", bent)
+
+
+@pytest.mark.parametrize("weight", [np.zeros((3, 3)), np.ones((3, 3)), np.diag([1.0, 1.0, -2.0])])
+def test_other_matrices_are_no_rotations(weight: np.ndarray) -> None:
+    with pytest.raises(LpstepsError, match="use kind matrix"):
+        Operation("rotation", weight)
+
+
+@pytest.mark.parametrize(
+    ("operations", "foldable"),
+    [
+        ([], True),
+        ([Operation("scalar", np.array([2.0]))], True),
+        ([Operation("scalar", np.array([2.0])), Operation("rotation", -np.eye(3))], True),
+        ([Operation("matrix", np.eye(3))], False),
+        ([Operation("scalar", np.array([2.0])), Operation("shift", np.zeros(3))], False),
+        ([Operation("scale", np.ones(3))], False),
+        ([Operation("low_rank", np.zeros((2, 3, 1)))], False),
+        ([Operation("gated_mlp", np.zeros((3, 3, 1)))], False),
+    ],
+)
+def test_scalars_and_rotations_are_foldable(operations: list[Operation], foldable: bool) -> None:
+    fine = GapPatch(0, 1, (Operation("scalar", np.array([0.5])),))
+    assert PatchSet((fine, GapPatch(2, 3, tuple(operations)))).foldable is foldable
+
+
+def test_patch_sets_are_checked() -> None:
+    weight = {"layers.1.norm.weight": np.ones(3)}
+    with pytest.raises(LpstepsError, match=r"gap: \[1, 2\): must lie behind .* ends at 4"):
+        PatchSet((GapPatch(3, 4, ()), GapPatch(1, 2, ())))
+    with pytest.raises(LpstepsError, match=r"gap: \[1, 2\): must lie behind .* ends at 2"):
+        PatchSet((GapPatch(1, 2, ()), GapPatch(1, 2, ())))
+    with pytest.raises(LpstepsError, match=r"restored: \[2, 1\]: must ascend"):
+        PatchSet(replacements=weight, restored=(2, 1))
+    with pytest.raises(LpstepsError, match=r"restored: \[1, 1\]: must ascend"):
+        PatchSet(replacements=weight, restored=(1, 1))
+    # Layer 11 is not meant by the name of layer 1.
+    with pytest.raises(LpstepsError, match="restored: 1: replacements must hold"):
+        PatchSet(replacements={"layers.11.norm.weight": np.ones(3)}, restored=(1,))
+    with pytest.raises(LpstepsError, match=r"replacements: layers\.1\.norm\.weight: .* finite"):
+        PatchSet(replacements={"layers.1.norm.weight": np.array([1.0, np.nan])})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpsteps.report.aggregates import Estimate, mean, removed_ratio, retained_performance
+from lpsteps.report.aggregates import (
+    Estimate,
+    mean,
+    removed_ratio,
+    retained_performance,
+    share_closed,
+)
 
 VALUES = st.floats(1, 100)
 ERRORS = st.floats(0, 20)
@@ -73,3 +79,28 @@ def test_printed_ratios(
 ) -> None:
     assert round(removed_ratio(n, layer, 0, total), 2) == without
     assert round(removed_ratio(n, layer, hidden**2, total), 2) == with_patch
+
+
+LOSSES = st.tuples(st.floats(1, 5), st.floats(0.1, 5), st.floats(-3, 5))
+
+
+@given(st.lists(LOSSES, min_size=1, max_size=6))
+def test_share_closed_agrees_with_exact_arithmetic(
+    corpora: list[tuple[float, float, float]],
+) -> None:
+    dense = [whole for whole, _, _ in corpora]
+    pruned = [whole + gap for whole, gap, _ in corpora]
+    repaired = [whole + left for whole, _, left in corpora]
+    exact = sum(
+        (Fraction(p) - Fraction(r)) / (Fraction(p) - Fraction(d))
+        for d, p, r in zip(dense, pruned, repaired, strict=True)
+    ) / len(corpora)
+    assert share_closed(dense, pruned, repaired) == pytest.approx(
+        float(100 * exact), rel=1e-9, abs=1e-9
+    )
+
+
+def test_share_closed_by_hand() -> None:
+    # Half of a gap of 2 and all of a gap of 1; making things worse is below 0.
+    assert share_closed([1.0, 1.0], [3.0, 2.0], [2.0, 1.0]) == 75.0
+    assert share_closed([1.0], [2.0], [2.5]) == -50.0

@@ -15,7 +15,7 @@ from report_example import LARGE, QA, ROOT, SMALL, variant_folder
 
 from lpsteps.artifacts import canonical_json, sha256_file, write_json
 from lpsteps.errors import LpstepsError
-from lpsteps.report.cells import build_payload, format_layers, format_value
+from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import load_table
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
 from lpsteps.report.export import table_csv
@@ -38,7 +38,7 @@ class Run:
             spec, files["scores"], files["plans"], files["patches"], self.problems
         )
         definitions = [load_table(name, ROOT / "reports/tables") for name in example.TABLES]
-        sources = [ROOT / f"reports/published/{name}.csv" for name in example.TABLES]
+        sources = sorted(ROOT.glob("reports/published/*.csv"))
         printed = [cell for path in sources for cell in read_published(path)]
         digests = {str(path): sha256_file(path) for path in sources}
         return build_payload(spec, definitions, printed, digests, evidence)
@@ -50,8 +50,11 @@ class Run:
         return f"{variant_folder(model, *variant)}/scores/{benchmark}.json"
 
     def change_score(self, path: str, **changes: Any) -> None:
-        content = json.loads((self.folder / path).read_text())
-        write_json(self.folder / path, content | changes)
+        content = json.loads((self.folder / path).read_text()) | changes
+        if content["benchmark"] in example.TEXT and changes.get("value") is not None:
+            losses = example.window_losses(path, content["benchmark"], changes["value"])
+            content["samples"]["values"] = losses
+        write_json(self.folder / path, content)
 
     def drop(self, kind: str, path: str) -> None:
         self.paths[kind].remove(path)
@@ -180,13 +183,15 @@ def test_undefined_methods_give_the_stated_reason(run: Run) -> None:
         "table01/smollm2-135m/n5/llm-pruner/piqa": "width pruning is not built yet",
         "table01/smollm2-135m/n5/llm-pruner/qa_rp": "width pruning is not built yet",
         "table06/smollm2-135m/n5/linearpatch+ft/novels": "distillation is not built yet",
-        "table08/smollm2-135m/n5/taylor-plus/layers": "the Taylor+ selection is not built yet",
+        "table08/smollm2-135m/n5/taylor-plus/layers": "no selection 'taylor+' is configured",
+        "beyond/smollm2-135m/n5/aware+lora/share_closed": "no selection 'repair-aware' is",
+        "beyond/smollm2-135m/n5/lora/parameters_added": "no recovery 'lora' is configured",
         "table02/smollm2-135m/n5/sleb+linearpatch/novels": "one patch per removed layer",
     }
     for name, reason in expected.items():
         assert cells[name]["status"] == "missing" and cells[name]["value"] is None
         assert cells[name]["reason"].startswith(reason)
-    run.spec["recoveries"] = run.spec["recoveries"] | {"linearpatch+ft": "tuned"}
+    run.spec["recoveries"]["linearpatch+ft"] = run.spec["recoveries"]["linearpatch"]
     reason = run.cells()["table06/smollm2-135m/n5/linearpatch+ft/novels"]["reason"]
     assert reason == "this profile does not build the variant"
 
@@ -313,8 +318,8 @@ def test_payload_counts_ids_and_bytes(run: Run) -> None:
         assert (cell["status"] == "missing") == (cell["reason"] is not None)
         if cell["status"] == "missing":
             assert cell["value"] is None and cell["source"] is None and cell["stderr"] is None
-        elif cell["column"] not in ("ratio", "qa_rp"):
-            assert cell["source"] or cell["parts"]
+        elif not cell["source"] and not cell["parts"]:
+            assert cell["note"].startswith("by definition") and cell["n_pruned"] == 0
     assert canonical_json(payload) == canonical_json(run.build())
 
 
@@ -341,8 +346,8 @@ def test_misplaced_files_are_refused(run: Run) -> None:
     run.change_score(path, benchmark="copa")
     with pytest.raises(LpstepsError, match="holds copa of smollm2-135m, expected piqa"):
         run.build()
-    run.change_score(path, benchmark="piqa", unit="perplexity")
-    with pytest.raises(LpstepsError, match="unit: 'perplexity'"):
+    run.change_score(path, benchmark="piqa", unit="nats")
+    with pytest.raises(LpstepsError, match="unit: 'nats'"):
         run.build()
     del run.spec["variants"][variant_folder(SMALL, "sleb", 5, "none")]
     with pytest.raises(LpstepsError, match="is not a variant of this profile"):
@@ -355,17 +360,246 @@ def test_spec_mistakes_are_named(run: Run) -> None:
         run.build()
 
 
-@pytest.mark.parametrize(
-    ("order", "text"),
-    [((3, 2, 4), "[2,5)"), ((5, 2), "5, 2"), ((7,), "7"), ((), ""), ((0, 1), "[0,2)")],
-)
-def test_layers_as_text(order: tuple[int, ...], text: str) -> None:
-    assert format_layers(order) == text
+BEYOND = "beyond/smollm2-135m/n5"
+
+
+def test_costs_come_from_the_patch_manifest(run: Run) -> None:
+    cells = run.cells()
+    shown = {
+        row: [
+            cells[f"{BEYOND}/{row}/{column}"]["text"]
+            for column in (
+                "parameters_added",
+                "flops_added",
+                "foldable",
+                "trained",
+                "calibration_tokens",
+            )
+        ]
+        for row in ("pruned", "prune-and-comp", "channel-scale", "linearpatch", "streamline-ffn")
+    }
+    tokens = "16\u202f384"
+    assert shown == {
+        "pruned": ["0", "0", "yes", "training-free", "0"],
+        "prune-and-comp": ["1", "576", "yes", "training-free", tokens],
+        "channel-scale": ["576", "576", "no", "training-free", tokens],
+        "linearpatch": ["0.33\u202fM", "0.66\u202fM", "no", "training-free", tokens],
+        "streamline-ffn": ["1.99\u202fM", "3.98\u202fM", "no", "trained", tokens],
+    }
+    added = cells[f"{BEYOND}/linearpatch/parameters_added"]
+    path = f"{variant_folder(SMALL, 'llm-streamline', 5, 'linearpatch')}/patch.manifest.json"
+    assert added["value"] == 576**2 and added["note"] is None
+    assert added["source"] == {
+        "path": path,
+        "pointer": "/parameters",
+        "sha256": sha256_file(run.folder / path),
+    }
+    assert cells[f"{BEYOND}/prune-and-comp/flops_added"]["note"].startswith("none once folded")
+    assert cells[f"{BEYOND}/linearpatch/foldable"]["value"] is False
+    dense = cells["beyond/smollm2-135m/n0/dense/flops_added"]
+    assert dense["text"] == "0" and dense["note"].startswith("by definition")
+    run.drop("patches", path)
+    missing = run.cells()[f"{BEYOND}/linearpatch/flops_added"]
+    assert missing["reason"] == "there is no patch manifest"
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(11.65, "11.65"), (100.0, "100.00"), (2840.377, "2840.38"), (1e9, "1.00e+09")],
+    ("kind", "restored", "parameters_note", "foldable_note"),
+    [
+        ("scalar", [], "none once folded into the weights", "operations: scalar"),
+        (
+            "rotation",
+            [],
+            "none once folded into the weights, but a head that is tied to the embedding gets "
+            "weights of its own",
+            "operations: rotation; a head that is tied to the embedding gets weights of its own "
+            "by folding",
+        ),
+        ("scalar", [13], None, "operations: scalar"),
+        ("matrix", [], None, "operations: matrix"),
+    ],
 )
-def test_numbers_as_text(value: float, text: str) -> None:
-    assert format_value(value) == text
+def test_costs_say_what_folding_leaves(
+    run: Run, kind: str, restored: list[int], parameters_note: str | None, foldable_note: str
+) -> None:
+    path = f"{variant_folder(SMALL, 'llm-streamline', 5, 'linearpatch')}/patch.manifest.json"
+    manifest = json.loads((run.folder / path).read_text())
+    manifest["gaps"][0]["operations"][0]["kind"] = kind
+    write_json(run.folder / path, manifest | {"foldable": kind != "matrix", "restored": restored})
+    cells = run.cells()
+    assert cells[f"{BEYOND}/linearpatch/parameters_added"]["note"] == parameters_note
+    assert cells[f"{BEYOND}/linearpatch/flops_added"]["note"] == parameters_note
+    assert cells[f"{BEYOND}/linearpatch/foldable"]["note"] == foldable_note
+    assert cells[f"{BEYOND}/linearpatch/trained"]["note"] is None
+
+
+def losses(run: Run, benchmark: str, *variant: Any) -> list[float]:
+    path = run.folder / run.score_path(SMALL, benchmark, *variant)
+    values: list[float] = json.loads(path.read_text())["samples"]["values"]
+    return values
+
+
+def test_share_closed_is_the_mean_over_the_corpora(run: Run) -> None:
+    def log_perplexity(corpus: str, *variant: Any) -> float:
+        values = losses(run, corpus, *variant)
+        return sum(values) / len(values)
+
+    cells = run.cells()
+    shares = []
+    for corpus in example.TEXT:
+        dense = log_perplexity(corpus)
+        pruned = log_perplexity(corpus, "llm-streamline", 5, "none")
+        repaired = log_perplexity(corpus, "llm-streamline", 5, "linearpatch")
+        shares.append((pruned - repaired) / (pruned - dense))
+    cell = cells[f"{BEYOND}/linearpatch/share_closed"]
+    assert cell["value"] == pytest.approx(100 * sum(shares) / 3, rel=1e-12)
+    assert cell["text"] == f"{cell['value']:.1f}\u202f%"
+    assert cell["source"] is None and cell["limited"] is True
+    assert cell["parts"] == [
+        f"beyond/smollm2-135m/{row}/{corpus}"
+        for row in ("n5/linearpatch", "n5/pruned", "n0/dense")
+        for corpus in example.TEXT
+    ]
+    low, high = cell["interval"]
+    assert low < cell["value"] < high and high - low < 20
+    assert cell["interval_text"] == f"[{low:.1f}, {high:.1f}]"
+    for row, value in (("n5/pruned", 0.0), ("n0/dense", 100.0)):
+        end = cells[f"beyond/smollm2-135m/{row}/share_closed"]
+        assert (end["value"], end["interval"], end["note"]) == (value, None, "by definition")
+    assert cells[f"{BEYOND}/least-squares/share_closed"]["mark"] == "best"
+    assert cells[f"{BEYOND}/streamline-ffn/share_closed"]["mark"] == "second"
+
+
+def test_shares_are_compared_on_the_same_windows(run: Run) -> None:
+    """The interval of a difference is that of an explicit loop over resamples of the windows."""
+    from lpsteps.report.bootstrap import RESAMPLES, SEED, draws
+
+    cells = run.cells()
+    [comparison] = cells[f"{BEYOND}/least-squares/share_closed"]["comparisons"]
+    assert comparison["cell"] == f"{BEYOND}/linearpatch/share_closed"
+    assert comparison["label"] == "LinearPatch"
+    difference = (
+        cells[f"{BEYOND}/least-squares/share_closed"]["value"]
+        - cells[f"{BEYOND}/linearpatch/share_closed"]["value"]
+    )
+    assert comparison["share"]["value"] == pytest.approx(difference)
+    shares, logs = [0.0] * RESAMPLES, [0.0] * RESAMPLES
+    for number, corpus in enumerate(example.TEXT):
+        dense, pruned, one, two = (
+            losses(run, corpus, *variant)
+            for variant in (
+                (),
+                ("llm-streamline", 5, "none"),
+                ("llm-streamline", 5, "least-squares"),
+                ("llm-streamline", 5, "linearpatch"),
+            )
+        )
+        for index, counts in enumerate(draws(len(dense), number, RESAMPLES, SEED)):
+            d, p, a, b = (
+                sum(float(count) * value for count, value in zip(counts, values, strict=True))
+                for values in (dense, pruned, one, two)
+            )
+            shares[index] += 100 * (b - a) / (p - d) / 3
+            logs[index] += (a - b) / len(dense) / 3
+    for name, resampled in (("share", shares), ("log_perplexity", logs)):
+        found = comparison[name]
+        within = [found["interval"][0] <= value <= found["interval"][1] for value in resampled]
+        assert sum(within) / RESAMPLES == pytest.approx(0.95, abs=0.001)
+        below = sum(value < found["interval"][0] for value in resampled)
+        assert below / RESAMPLES == pytest.approx(0.025, abs=0.001)
+    assert comparison["share"]["text"].startswith(f"{difference:+.1f} [")
+    # A row is not compared with itself; of the two others, both are there.
+    names = [c["label"] for c in cells[f"{BEYOND}/channel-scale/share_closed"]["comparisons"]]
+    assert names == ["LinearPatch", "Ghosted Layers (least squares)"]
+
+
+def test_scores_on_other_windows_are_not_compared(run: Run) -> None:
+    path = run.score_path(SMALL, "novels", "llm-streamline", 5, "linearpatch")
+    samples = json.loads((run.folder / path).read_text())["samples"]
+    run.change_score(path, samples=samples | {"ids": [index + 1 for index in samples["ids"]]})
+    cells = run.cells()
+    cell = cells[f"{BEYOND}/linearpatch/share_closed"]
+    assert cell["reason"] == "novels: the models were scored on different windows"
+    [left] = cells[f"{BEYOND}/channel-scale/share_closed"]["comparisons"]
+    assert left["label"] == "Ghosted Layers (least squares)"
+
+
+def test_a_share_needs_a_gap(run: Run) -> None:
+    run.change_score(run.score_path(SMALL, "novels", "llm-streamline", 5, "none"), value=20.0)
+    cell = run.cells()[f"{BEYOND}/linearpatch/share_closed"]
+    assert cell["status"] == "missing"
+    assert cell["reason"] == "novels: the cut leaves no gap to close"
+
+
+def test_a_share_without_its_ends_is_missing(run: Run) -> None:
+    run.drop("scores", run.score_path(SMALL, "novels", "llm-streamline", 5, "none"))
+    cells = run.cells()
+    for row in ("linearpatch", "pruned"):
+        assert cells[f"{BEYOND}/{row}/share_closed"]["reason"] == (
+            f"rests on {BEYOND}/pruned/novels, which is missing: "
+            "there is no score file for 'novels'"
+        )
+    assert cells["beyond/smollm2-135m/n3/linearpatch/share_closed"]["status"] == "measured"
+    paper = cells[f"{BEYOND}/linearpatch/paper_share_closed"]
+    assert paper["reason"].startswith("needs WIKI-2, C4, PTB: WikiText-2 is not in the embedded")
+
+
+def test_one_window_gives_a_share_but_no_interval(run: Run) -> None:
+    for variant in ((), *(("llm-streamline", 5, name) for name in ("none", "linearpatch"))):
+        path = run.score_path(SMALL, "novels", *variant)
+        value = losses(run, "novels", *variant)[0]
+        changes = {"n": 1, "samples": {"ids": [0], "values": [value]}}
+        content = json.loads((run.folder / path).read_text()) | changes
+        write_json(run.folder / path, content | {"value": math.exp(value)})
+    cell = run.cells()[f"{BEYOND}/linearpatch/share_closed"]
+    assert cell["status"] == "measured" and cell["interval"] is None
+    assert cell["interval_text"] is None and cell["comparisons"] == []
+
+
+def test_intervals_and_comparisons_are_in_the_csv(run: Run) -> None:
+    import csv
+
+    payload = run.build()
+    lines = {line["id"]: line for line in csv.DictReader(table_csv(payload, "beyond").splitlines())}
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    name = f"{BEYOND}/linearpatch/share_closed"
+    assert [float(lines[name][key]) for key in ("low", "high")] == cells[name]["interval"]
+    assert json.loads(lines[name]["comparisons"]) == cells[name]["comparisons"]
+    assert lines[f"{BEYOND}/linearpatch/novels"]["low"] == ""
+    assert lines[f"{BEYOND}/linearpatch/foldable"]["value"] == "false"
+    assert lines[f"{BEYOND}/linearpatch/parameters_added"]["value"] == "331776"
+
+
+def test_our_own_tables_stand_behind_those_of_the_paper(run: Run) -> None:
+    tables = run.build()["tables"]
+    assert [table["number"] for table in tables] == [1, 2, 6, 8, None]
+    figure = tables[-1]["figure"]
+    assert [row["id"] for row in figure["rows"]][:2] == ["pruned", "prune-and-comp"]
+    assert tables[0]["figure"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 8}, "9 ids and 9 values: n is 8"),
+        ({"value": 31.0, "samples": {"ids": [0], "values": [3.0]}, "n": 1}, "value: 31.0"),
+        ({"samples": {"ids": [0]}}, r"samples\.values"),
+    ],
+)
+def test_a_score_that_contradicts_itself_is_refused(
+    run: Run, changes: dict[str, Any], message: str
+) -> None:
+    path = run.folder / run.score_path(SMALL, "novels")
+    write_json(path, json.loads(path.read_text()) | changes)
+    with pytest.raises(LpstepsError, match=message) as caught:
+        run.build()
+    assert "novels.json" in str(caught.value)
+
+
+def test_the_patch_of_another_recovery_is_refused(run: Run) -> None:
+    folder = variant_folder(SMALL, "sleb", 5, "linearpatch")
+    write_json(
+        run.folder / folder / "patch.manifest.json", example.patch_manifest("channel-scale", 576)
+    )
+    with pytest.raises(LpstepsError, match="'channel-scale': expected 'linearpatch'"):
+        run.build()

@@ -15,7 +15,7 @@ SHIPPED = ROOT / "reports/tables"
 
 def test_shipped_tables_are_found_and_valid() -> None:
     names = list_tables(SHIPPED)
-    assert {"table01", "table02", "table06", "table08"} <= set(names)
+    assert {"table01", "table02", "table06", "table08", "beyond"} <= set(names)
     for name in names:
         assert load_table(name, SHIPPED).id == name
 
@@ -80,7 +80,7 @@ def written(folder: Path, text: str) -> Path:
         (
             "kind: mean, unit: percent, of: [copa]",
             "kind: mean, unit: percent",
-            "`of` lists benchmarks for kind mean or retained",
+            "`of` lists benchmarks for kind mean, retained or share_closed",
         ),
         ("id: sleb,", "id: dense,", "row 'dense' is there twice"),
         ("{id: avg,", "{id: copa,", "column 'copa' is there twice"),
@@ -106,6 +106,76 @@ def test_retained_needs_a_dense_row(tmp_path: Path) -> None:
     )
     with pytest.raises(LpstepsError, match="needs a dense row"):
         read_table(written(tmp_path, text))
+
+
+SHARE = """
+id: mine
+title: T
+caption: C
+reference_row: cut
+columns:
+  - {id: novels, title: Novels, unit: perplexity, shown: false}
+  - {id: copa, title: CoPa, unit: percent}
+  - {id: share, title: S, kind: share_closed, unit: share, of: [novels], against: [patched]}
+  - {id: cost, title: P, kind: parameters_added, unit: parameters}
+rows:
+  - {id: dense, label: Dense}
+  - {id: cut, label: Cut, selection: sleb, group: G}
+  - {id: patched, label: Patched, selection: sleb, recovery: linearpatch, group: G}
+figure:
+  rows: {cut: Cut, patched: Patched}
+  panels:
+    - {y: novels, title: Perplexity, scale: log}
+    - {y: share, title: Share}
+"""
+
+
+def test_a_table_with_shares_and_a_figure(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path, SHARE))
+    assert table.benchmarks() == ("novels", "copa")
+    assert {c.id: c.higher_is_better for c in table.columns} == {
+        "novels": False,
+        "copa": True,
+        "share": True,
+        "cost": None,
+    }
+    assert table.number is None and table.figure is not None
+    assert load_table("table06", SHIPPED).number == 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("reference_row: cut\n", "", "a share needs a dense row and `reference_row`"),
+        ("  - {id: dense, label: Dense}\n", "", "a share needs a dense row and `reference_row`"),
+        ("reference_row: cut", "reference_row: dense", "reference_row: 'dense' is no pruned row"),
+        ("of: [novels]", "of: [copa]", "'copa' is no perplexity"),
+        ("against: [patched]", "against: [patch]", "against: 'patch' .* did you mean 'patched'"),
+        ("unit: share", "unit: percent", "kind share_closed is in share"),
+        ("unit: percent", "unit: tokens", "'tokens': kind benchmark is in percent or perplexity"),
+        (
+            "kind: parameters_added, unit: parameters",
+            "kind: parameters_added, unit: parameters, against: [cut]",
+            "`against` lists rows for kind share_closed",
+        ),
+        ("rows: {cut: Cut", "rows: {dense: Dense", "figure: 'dense' is no pruned row"),
+        ("y: novels", "y: novel", "'novel' is no column of scores, did you mean 'novels'"),
+        ("y: share", "y: cost", "'cost' is no column of scores"),
+        ("title: Share}", "title: Share, scale: log}", "only perplexities have a log axis"),
+        (
+            "{cut: Cut, patched: Patched}",
+            "{" + ", ".join(f"r{number}: R" for number in range(9)) + "}",
+            r"figure\.rows",
+        ),
+    ],
+)
+def test_mistakes_in_shares_and_figures_are_told_in_one_line(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in SHARE
+    with pytest.raises(LpstepsError, match=message) as caught:
+        read_table(written(tmp_path, SHARE.replace(old, new, 1)))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_loader_imports_nothing_heavy() -> None:

@@ -119,7 +119,8 @@ def test_the_page_refers_to_nothing_outside_itself(html: str, page: Element) -> 
 def test_tables_are_semantic(payload: dict[str, Any], page: Element) -> None:
     tables = page.all("table")
     models = sum(len({s["model"] for s in table["sections"]}) for table in payload["tables"])
-    assert len(tables) == models
+    figures = page.all("figure")
+    assert len(figures) == 2 and len(tables) == models + len(figures)
     for table in tables:
         assert len(table.all("caption")) == 1 and table.all("caption")[0].text.strip()
         assert all("scope" in heading.attributes for heading in table.all("th"))
@@ -133,13 +134,21 @@ def test_tables_are_semantic(payload: dict[str, Any], page: Element) -> None:
     assert len(ids) == len(set(ids))
     for link in page.all("nav")[0].all("a"):
         assert link.attributes["href"][1:] in ids
-    assert len(page.all("nav")[0].all("a")) == 4
+    assert len(page.all("nav")[0].all("a")) == 5
 
 
 def test_every_number_opens_its_source(payload: dict[str, Any], page: Element) -> None:
     opened = {b.attributes["data-cell"] for b in page.all("button") if "data-cell" in b.attributes}
+    hidden = {
+        (table["id"], column["id"])
+        for table in payload["tables"]
+        for column in table["columns"]
+        if not column["shown"]
+    }
+    assert ("beyond", "piqa") in hidden and ("beyond", "novels") not in hidden
     for cell in payload["cells"]:
-        if cell["status"] != "missing":
+        assert ((cell["table"], cell["column"]) in hidden) <= (cell["id"] not in opened)
+        if cell["status"] != "missing" and (cell["table"], cell["column"]) not in hidden:
             assert cell["id"] in opened
             assert cell["text"] in button(page, cell["id"]).text
     data = json.loads(next(s for s in page.all("script") if s.attributes.get("id")).text)
@@ -239,6 +248,54 @@ def test_strip_shows_the_removed_layers(page: Element) -> None:
     assert len(bars) == 30 and gone == [5, 9, 13, 20, 21]
 
 
+def test_a_share_shows_its_interval(payload: dict[str, Any], page: Element) -> None:
+    name = "beyond/smollm2-135m/n5/linearpatch/share_closed"
+    cell = next(cell for cell in payload["cells"] if cell["id"] == name)
+    shown = button(page, name)
+    assert cell["interval_text"] in shown.text
+    assert f"95 % interval {cell['interval_text']}" in shown.attributes["title"]
+    assert f"95 % interval {cell['interval_text']}" in shown.attributes["aria-label"]
+    data = json.loads(next(s for s in page.all("script") if s.attributes.get("id")).text)
+    assert data["cells"][name]["comparisons"] == cell["comparisons"]
+    assert data["cells"][name]["column_title"] == "Share closed (Embedded corpora)"
+    assert "row_group" not in data["cells"]["table01/smollm2-135m/n5/sleb/piqa"]
+    legend = next(s for s in page.all("section") if s.attributes["class"] == "legend")
+    assert "95 % interval" in legend.text
+
+
+def test_groups_of_rows_have_headings(page: Element) -> None:
+    body = button(page, "beyond/smollm2-135m/n5/linearpatch/novels").up("tbody")
+    rows = [row.attributes["class"] for row in body.all("tr")]
+    assert rows.count("choice") == 2 and rows[:3] == ["level", "choice", "measured"]
+
+
+def test_a_figure_draws_the_numbers_of_its_table(payload: dict[str, Any], page: Element) -> None:
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    several, single = page.all("figure")
+    assert [len(figure.all("svg")) for figure in (several, single)] == [2 + 4, 2]
+    for figure, model in ((several, "smollm2-135m"), (single, "llama-2-7b")):
+        drawn = {g.attributes["data-cell"] for g in figure.all("g") if "data-cell" in g.attributes}
+        levels = [section["n"] for section in payload["tables"][-1]["sections"]]
+        expected = {
+            f"beyond/{model}/n{n}/{row}/{column}"
+            for n in set(levels)
+            for row in ("pruned", "prune-and-comp", "linearpatch", "least-squares")
+            for column in ("embedded_ppl_avg", "share_closed")
+        }
+        assert drawn == expected & cells.keys()
+        for name in drawn:
+            assert cells[name]["text"] in figure.all("table")[0].text
+    legend = [item.text.strip() for item in several.all("ul")[0].all("li")]
+    assert legend == ["No repair", "Prune&Comp", "LinearPatch", "Ghosted Layers"]
+    best = [i.text.strip() for i in several.all("li") if i.attributes.get("class") == "best"]
+    assert best == ["Ghosted Layers"]
+    share = cells["beyond/smollm2-135m/n5/least-squares/share_closed"]
+    text = f"Share closed: Ghosted Layers, {share['text']} {share['interval_text']}."
+    assert text in several.all("figcaption")[0].text
+    assert "the only number of layers" in single.all("figcaption")[0].text
+    assert not single.all("ul")
+
+
 def test_hostile_text_stays_text(payload: dict[str, Any]) -> None:
     evil = "</script><img src=x onerror=alert(1)>&'\""
     spoiled = copy.deepcopy(payload)
@@ -246,8 +303,13 @@ def test_hostile_text_stays_text(payload: dict[str, Any]) -> None:
     for section in spoiled["tables"][0]["sections"]:
         section["title"] = evil
         for row in section["rows"]:
-            row["label"] = evil
+            row["label"] = row["group"] = evil
+    for row in spoiled["tables"][-1]["figure"]["rows"]:
+        row["label"] = evil
+    for panel in spoiled["tables"][-1]["figure"]["panels"]:
+        panel["title"] = evil
     for cell in spoiled["cells"]:
+        cell["interval_text"] = evil
         cell["reason"] = evil if cell["reason"] else None
     root = Tree(render_page(spoiled, evil, TEMPLATES)).root
     assert root.all("img") == []
@@ -331,8 +393,8 @@ def test_mistakes_in_templates_are_one_line(payload: dict[str, Any]) -> None:
         render_page(payload, "", {k: v for k, v in TEMPLATES.items() if k != "style.css"})
     with pytest.raises(LpstepsError, match=r"script\.js: '</script'"):
         render_page(payload, "", TEMPLATES | {"script.js": "'</script>'"})
-    with pytest.raises(LpstepsError, match="schema 2, expected 1"):
-        render_page(payload | {"schema": 2}, "", TEMPLATES)
+    with pytest.raises(LpstepsError, match="schema 1, expected 2"):
+        render_page(payload | {"schema": 1}, "", TEMPLATES)
 
 
 def test_templates_are_the_files_of_the_folder() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -15,13 +16,27 @@ from pydantic import ValidationError
 
 from lpsteps.errors import LpstepsError
 from lpsteps.methods import method_names, selection_method
-from lpsteps.selection import block_influence, contiguous_cosine, last_layers, random_layers
+from lpsteps.selection import (
+    angular_distance,
+    block_influence,
+    contiguous_cosine,
+    last_layers,
+    listed_layers,
+    random_layers,
+    token_axis_cosine,
+    uniform,
+)
 from lpsteps.selection.base import SelectionContext
 from lpsteps.selection.ranking import choose
 from lpsteps.statistics import Statistics
+from lpsteps.validation import validated
 
 
-def _statistics(cosines: np.ndarray[Any, Any]) -> Statistics:
+def _statistics(
+    cosines: np.ndarray[Any, Any],
+    last_token: np.ndarray[Any, Any] | None = None,
+    token_axis: np.ndarray[Any, Any] | None = None,
+) -> Statistics:
     """Statistics with given cosines ``[samples, boundaries, boundaries]``."""
     samples, boundaries, _ = cosines.shape
     return Statistics(
@@ -30,6 +45,8 @@ def _statistics(cosines: np.ndarray[Any, Any]) -> Statistics:
         tokens=np.full(samples, 8, dtype=np.int32),
         means={"identity": np.ones((samples, boundaries, 4))},
         pairs=cosines,
+        last_token_pairs=last_token,
+        token_axis_pairs=token_axis,
     )
 
 
@@ -39,8 +56,8 @@ def random_statistics(draw: st.DrawFn) -> Statistics:
     samples = draw(st.integers(1, 4))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     # Coarse values, exact in binary, so that ties between candidates are common and exact.
-    cosines = generator.integers(-4, 5, size=(samples, boundaries, boundaries)) / 4
-    return _statistics(np.triu(cosines) + np.triu(cosines, 1).swapaxes(1, 2))
+    cosines = generator.integers(-4, 5, size=(3, samples, boundaries, boundaries)) / 4
+    return _statistics(*(np.triu(cosines) + np.triu(cosines, 1).swapaxes(2, 3)))
 
 
 @given(random_statistics(), st.integers(0, 2), st.integers(0, 2), st.data())
@@ -106,11 +123,144 @@ def test_contiguous_cosine(
         assert choose(ranking, n) == tuple(range(best_start, best_start + n))
 
 
+@given(random_statistics(), st.integers(0, 2), st.integers(0, 2), st.data())
+def test_angular_distance(
+    statistics: Statistics, first: int, last: int, data: st.DataObject
+) -> None:
+    n_layers = statistics.n_layers
+    n = data.draw(st.integers(1, n_layers - 1))
+    assert statistics.last_token_pairs is not None
+    best_start, best = None, math.inf
+    scores = []
+    for start in range(n_layers - n + 1):
+        angles = [math.acos(sample[start, start + n]) for sample in statistics.last_token_pairs]
+        scores.append(sum(angles) / len(angles) / math.pi)
+        inside = start >= first and start + n <= n_layers - last
+        if inside and scores[-1] < best - 1e-12:
+            best_start, best = start, scores[-1]
+    ranking = angular_distance.rank(
+        SelectionContext(n_layers, tuple(range(1, n_layers)), statistics=statistics),
+        angular_distance.Params(exempt_first=first, exempt_last=last),
+    )
+    assert ranking.kind == angular_distance.KIND
+    rows = [row for row in ranking.candidates if row.n == n]
+    np.testing.assert_allclose([row.score for row in rows], scores, atol=1e-12)
+    if best_start is None:
+        with pytest.raises(LpstepsError):
+            choose(ranking, n)
+    else:
+        assert choose(ranking, n) == tuple(range(best_start, best_start + n))
+
+
+def test_angular_distance_of_parallel_streams_is_zero_despite_rounding() -> None:
+    cosines = np.full((1, 3, 3), 1.0 + 1e-15)
+    context = SelectionContext(2, (1,), statistics=_statistics(cosines, cosines))
+    ranking = angular_distance.rank(context, angular_distance.Params())
+    assert [row.score for row in ranking.candidates] == [0.0, 0.0]
+
+
+@given(random_statistics(), st.data())
+def test_token_axis_cosine(statistics: Statistics, data: st.DataObject) -> None:
+    n_layers = statistics.n_layers
+    n = data.draw(st.integers(1, n_layers - 1))
+    assert statistics.token_axis_pairs is not None
+    ranking = token_axis_cosine.rank(
+        SelectionContext(n_layers, (n,), statistics=statistics), token_axis_cosine.Params()
+    )
+    assert ranking.kind == token_axis_cosine.KIND
+    # The released loop runs over the starts 1 to L - n - 1 and keeps the first maximum.
+    best_start, best = None, -math.inf
+    for start in range(1, n_layers - n):
+        score = 0.0
+        for sample in statistics.token_axis_pairs:
+            score += sample[start, start + n] / statistics.n_samples
+        assert ranking.candidates[start].score == pytest.approx(score, abs=1e-12)
+        if score > best + 1e-12:
+            best_start, best = start, score
+    assert [row.eligible for row in ranking.candidates] == [
+        1 <= start <= n_layers - n - 1 for start in range(n_layers - n + 1)
+    ]
+    if best_start is None:
+        with pytest.raises(LpstepsError):
+            choose(ranking, n)
+    else:
+        assert choose(ranking, n) == tuple(range(best_start, best_start + n))
+
+
+def test_token_axis_cosine_with_other_exemptions() -> None:
+    cosines = np.zeros((1, 6, 6))
+    cosines[0, 0, 2] = 1.0
+    statistics = _statistics(np.zeros((1, 6, 6)), token_axis=cosines)
+    context = SelectionContext(5, (2,), statistics=statistics)
+    assert choose(token_axis_cosine.rank(context, token_axis_cosine.Params()), 2) == (1, 2)
+    anywhere = token_axis_cosine.Params(exempt_first=0)
+    assert choose(token_axis_cosine.rank(context, anywhere), 2) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "n", "layers"),
+    [
+        (8, 1, (4,)),
+        (8, 2, (2, 5)),
+        (8, 3, (2, 4, 6)),
+        (8, 6, (1, 2, 3, 4, 5, 6)),
+        (32, 7, (3, 7, 11, 16, 20, 24, 28)),
+    ],
+)
+def test_evenly_spread_layers(n_layers: int, n: int, layers: tuple[int, ...]) -> None:
+    ranking = uniform.rank(SelectionContext(n_layers, (n,)), uniform.Params())
+    assert choose(ranking, n) == layers
+
+
+@given(st.integers(3, 80), st.data())
+def test_evenly_spread_layers_are_distinct_and_spare_both_ends(
+    n_layers: int, data: st.DataObject
+) -> None:
+    n = data.draw(st.integers(1, n_layers - 2))
+    counts = tuple(range(1, n_layers))
+    ranking = uniform.rank(SelectionContext(n_layers, counts), uniform.Params())
+    layers = choose(ranking, n)
+    assert layers[0] > 0
+    assert layers[-1] < n_layers - 1
+    steps = np.diff(layers)
+    # Whole steps that differ by one at most are as even as it gets.
+    assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
+    # The layers that stay in front of the first and behind the last one are half a step.
+    before, behind = layers[0] - 1, n_layers - 2 - layers[-1]
+    assert abs(before - behind) <= 1
+    with pytest.raises(LpstepsError, match=f"n: {n_layers - 1}"):
+        choose(ranking, n_layers - 1)
+
+
+def test_listed_layers_go_in_the_order_of_the_list() -> None:
+    params = listed_layers.Params(layers=(4, 1, 2))
+    ranking = listed_layers.rank(SelectionContext(6, (1, 2, 3)), params)
+    assert [choose(ranking, n) for n in (1, 2, 3)] == [(4,), (4, 1), (4, 1, 2)]
+    assert [row.score for row in ranking.candidates] == [None, 2.0, 3.0, None, 1.0, None]
+    with pytest.raises(LpstepsError, match="n: 4: this single ranking has 3 layers to offer"):
+        choose(ranking, 4)
+
+
+def test_mistakes_in_a_list_are_named() -> None:
+    for layers, message in (
+        ([], "mine: layers: "),
+        ([2, -1], "mine: layers.1: -1: "),
+        ([2, 3, 2], "mine: layers: 2: listed more than once"),
+        ([2.5], "mine: layers.0: 2.5: "),
+    ):
+        with pytest.raises(LpstepsError, match=message):
+            validated(listed_layers.Params, {"layers": layers}, "mine")
+    with pytest.raises(LpstepsError, match="layers: 6: the model has layers 0 to 5"):
+        listed_layers.rank(SelectionContext(6, (1,)), listed_layers.Params(layers=(5, 6)))
+
+
 def test_ties_go_to_the_lowest_layer_and_to_the_first_window() -> None:
-    statistics = _statistics(np.full((2, 7, 7), 0.5))
+    statistics = _statistics(*np.full((3, 2, 7, 7), 0.5))
     context = SelectionContext(6, (2,), statistics=statistics)
     assert choose(block_influence.rank(context, block_influence.Params()), 2) == (0, 1)
     assert choose(contiguous_cosine.rank(context, contiguous_cosine.Params()), 2) == (0, 1)
+    assert choose(angular_distance.rank(context, angular_distance.Params()), 2) == (0, 1)
+    assert choose(token_axis_cosine.rank(context, token_axis_cosine.Params()), 2) == (1, 2)
     exempt = contiguous_cosine.Params(exempt_first=1)
     assert choose(contiguous_cosine.rank(context, exempt), 2) == (1, 2)
 
@@ -186,7 +336,9 @@ def test_every_metric_states_its_contract(name: str) -> None:
         module.Params(windows=1, length=2, no_such_parameter=1)
 
 
-@pytest.mark.parametrize("metric", [block_influence, contiguous_cosine])
+@pytest.mark.parametrize(
+    "metric", [block_influence, contiguous_cosine, angular_distance, token_axis_cosine]
+)
 def test_missing_or_foreign_statistics_are_refused(metric: Any) -> None:
     with pytest.raises(LpstepsError, match="--stats: required"):
         metric.rank(SelectionContext(6, (1,)), metric.Params())

@@ -19,14 +19,14 @@ def random_samples() -> list[SampleStatistics]:
     generator = np.random.default_rng(0)
     samples = []
     for tokens in range(10, 10 + SAMPLES):
-        cosine = generator.uniform(-1, 1, (N_LAYERS + 1, N_LAYERS + 1))
-        cosine = (cosine + cosine.T) / 2
-        np.fill_diagonal(cosine, 1.0)
+        cosines = generator.uniform(-1, 1, (3, N_LAYERS + 1, N_LAYERS + 1))
+        cosines = (cosines + cosines.swapaxes(1, 2)) / 2
+        cosines[:, range(N_LAYERS + 1), range(N_LAYERS + 1)] = 1.0
         means = {
             basis: generator.uniform(0, 9, (N_LAYERS + 1, HIDDEN_SIZE))
             for basis in ("identity", "hadamard")
         }
-        samples.append(SampleStatistics(tokens, means, cosine))
+        samples.append(SampleStatistics(tokens, means, *cosines))
     return samples
 
 
@@ -54,13 +54,39 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
                 assert np.array_equal(means[number], sample.mean_absolute[basis][boundary])
             for other in range(N_LAYERS + 1):
                 assert statistics.cosine(boundary, other)[number] == sample.cosine[boundary, other]
+        assert statistics.last_token_pairs is not None
+        assert np.array_equal(statistics.last_token_pairs[number], sample.last_token_cosine)
+        assert statistics.token_axis_pairs is not None
+        assert np.array_equal(statistics.token_axis_pairs[number], sample.token_axis_cosine)
 
 
 @pytest.mark.parametrize("n", range(1, N_LAYERS + 1))
 def test_cosines_compare_each_boundary_with_the_one_n_later(tmp_path: Path, n: int) -> None:
-    statistics = Statistics.read(write(tmp_path / "stats.parquet", random_samples()))
-    expected = [statistics.cosine(start, start + n) for start in range(N_LAYERS - n + 1)]
-    assert np.array_equal(statistics.cosines(n), np.stack(expected, axis=1))
+    samples = random_samples()
+    statistics = Statistics.read(write(tmp_path / "stats.parquet", samples))
+    for name, found in (
+        ("cosine", statistics.cosines(n)),
+        ("last_token_cosine", statistics.last_token_cosines(n)),
+        ("token_axis_cosine", statistics.token_axis_cosines(n)),
+    ):
+        expected = [
+            [getattr(sample, name)[start, start + n] for start in range(N_LAYERS - n + 1)]
+            for sample in samples
+        ]
+        assert np.array_equal(found, expected), name
+
+
+def test_cosines_that_were_not_measured(tmp_path: Path) -> None:
+    samples = [
+        SampleStatistics(sample.tokens, sample.mean_absolute, sample.cosine)
+        for sample in random_samples()
+    ]
+    statistics = Statistics.read(write(tmp_path / "stats.parquet", samples))
+    assert statistics.cosines(1)[0, 0] == samples[0].cosine[0, 1]
+    with pytest.raises(LpstepsError, match="--stats: last_token_cosine: not in these statistics"):
+        statistics.last_token_cosines(1)
+    with pytest.raises(LpstepsError, match="--stats: token_axis_cosine: not in these statistics"):
+        statistics.token_axis_cosines(1)
 
 
 def test_file_follows_the_schema(tmp_path: Path) -> None:
@@ -78,14 +104,17 @@ def test_file_follows_the_schema(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).num_row_groups == SAMPLES
     rows = table.slice(0, len(table) // SAMPLES).to_pylist()
     means = [row for row in rows if row["statistic"] == "mean_absolute"]
-    cosines = [row for row in rows if row["statistic"] == "cosine"]
     assert [(row["basis"], row["boundary"], row["other"]) for row in means] == [
         (basis, boundary, None)
         for basis in ("identity", "hadamard")
         for boundary in range(N_LAYERS + 1)
     ]
-    assert [(row["basis"], row["boundary"], row["other"]) for row in cosines] == [
-        ("", i, j) for i in range(N_LAYERS + 1) for j in range(i + 1, N_LAYERS + 1)
+    cosines = rows[len(means) :]
+    assert [(row["statistic"], row["basis"], row["boundary"], row["other"]) for row in cosines] == [
+        (name, "", i, j)
+        for name in ("cosine", "last_token_cosine", "token_axis_cosine")
+        for i in range(N_LAYERS + 1)
+        for j in range(i + 1, N_LAYERS + 1)
     ]
     assert all(len(row["values"]) == 1 for row in cosines)
 
@@ -105,7 +134,8 @@ def test_unknown_basis_is_named(tmp_path: Path) -> None:
 def test_missing_rows_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "stats.parquet", random_samples())
     table = pq.read_table(path)
-    for missing in (0, len(table) - 1):
+    first_cosine = 2 * (N_LAYERS + 1)
+    for missing in (0, first_cosine, len(table) - 1):
         kept = np.arange(len(table)) != missing
         pq.write_table(table.filter(pa.array(kept)), path)
         with pytest.raises(LpstepsError, match="incomplete"):

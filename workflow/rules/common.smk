@@ -12,6 +12,8 @@ from lpsteps import workflow as jobs
 from lpsteps.config import load_config
 from lpsteps.errors import LpstepsError
 from lpsteps.fingerprint import closure, environment_digest
+from lpsteps.moments import MOMENTS_KINDS
+from lpsteps.recovery.base import moments_kind
 
 jobs.run_programs_of(workflow.basedir)
 
@@ -61,16 +63,14 @@ def dataset_inputs(wildcards):
     return {**files, **({"local": local} if local else {})}
 
 
-def selection_inputs(wildcards):
-    """Statistics, or the model itself, or nothing: what the selection's metric needs."""
-    needs = jobs.selection_needs(CONFIG, wildcards.selection)
+def calibration_inputs(wildcards, needs):
+    """What a selection or a recovery reads of the calibration: statistics, or the text."""
     files = {}
     if "statistics" in needs:
         files["stats"] = (
             f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
         )
     if "model" in needs:
-        files["model"] = f"resources/models/{wildcards.model}/manifest.json"
         files["compute"] = f"results/{wildcards.model}/compute.json"
         files["windows"] = jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
@@ -78,13 +78,28 @@ def selection_inputs(wildcards):
     return files
 
 
+def selection_inputs(wildcards):
+    """Statistics, or the model itself, or nothing: what the selection's metric needs."""
+    needs = jobs.selection_needs(CONFIG, wildcards.selection)
+    files = calibration_inputs(wildcards, needs)
+    if "model" in needs:
+        files["model"] = f"resources/models/{wildcards.model}/manifest.json"
+    return files
+
+
 def recovery_inputs(wildcards):
-    """The statistics, when the recovery's method reads them."""
-    files = {}
-    if "statistics" in jobs.recovery_needs(CONFIG, wildcards.recovery):
-        files["stats"] = (
-            f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
+    """Statistics, moments, text or nothing: what the recovery's method needs beside the model."""
+    needs = jobs.recovery_needs(CONFIG, wildcards.recovery)
+    files = calibration_inputs(wildcards, needs)
+    kind = moments_kind(needs)
+    if kind is not None:
+        plan = jobs.Variant(
+            wildcards.model,
+            wildcards.calibration,
+            wildcards.selection,
+            int(wildcards.n),
         )
+        files["moments"] = f"{plan.plan_folder}/moments/{kind}.manifest.json"
     return files
 
 
@@ -118,5 +133,6 @@ wildcard_constraints:
     calibration=alternatives(CONFIG.definitions.calibrations),
     selection=alternatives(CONFIG.definitions.selections),
     n=r"\d+",
+    moments=alternatives(MOMENTS_KINDS),
     recovery=alternatives(CONFIG.definitions.recoveries),
     lineage=r"dense|calibration/[^/]+/selection/[^/]+/n\d+/[^/]+",

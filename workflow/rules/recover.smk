@@ -1,6 +1,47 @@
-"""Repair the cut: one set of tensors per variant, spoken for by a small manifest."""
+"""Repair the cut: one set of tensors per variant, spoken for by a small manifest.
+
+Repairs by least squares read the moments of the stream around each gap, which they share.
+"""
 
 PLAN_FOLDER = "results/{model}/calibration/{calibration}/selection/{selection}/n{n}"
+
+
+rule measure_moments:
+    input:
+        plan=f"{PLAN_FOLDER}/plan.json",
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        windows=lambda wildcards: jobs.calibration_windows(
+            CONFIG, wildcards.model, wildcards.calibration
+        ),
+    output:
+        moments=f"{PLAN_FOLDER}/moments/{{moments}}.safetensors",
+        manifest=f"{PLAN_FOLDER}/moments/{{moments}}.manifest.json",
+        records=[
+            record(f"{PLAN_FOLDER}/moments/{{moments}}.safetensors"),
+            record(f"{PLAN_FOLDER}/moments/{{moments}}.manifest.json"),
+        ],
+    log:
+        "logs/measure_moments/{model}.{calibration}.{selection}.n{n}.{moments}.log",
+    benchmark:
+        "results/runtime/measure_moments/{model}.{calibration}.{selection}.n{n}.{moments}.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)
+        + jobs.moments_mb(CONFIG, wildcards.model, int(wildcards.n), wildcards.moments),
+    params:
+        spec=lambda wildcards: jobs.measure_moments_spec(
+            CONFIG, wildcards.calibration, wildcards.moments
+        ),
+        code=code("lpsteps.steps.measure_moments"),
+        env=ENVIRONMENT,
+    message:
+        "Measuring {wildcards.moments} moments of {wildcards.model}, {wildcards.selection},"
+        " {wildcards.n} layers"
+    shell:
+        "python -m lpsteps.steps.measure_moments --plan {input.plan} --model {input.model}"
+        " --compute {input.compute} --windows {input.windows} --moments {output.moments}"
+        " --manifest {output.manifest} --spec {params.spec:q} --log {log}"
 
 
 rule build_patch:
@@ -19,14 +60,28 @@ rule build_patch:
         "logs/build_patch/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
     benchmark:
         "results/runtime/build_patch/{model}.{calibration}.{selection}.n{n}.{recovery}.tsv"
+    threads:
+        lambda wildcards: (
+            ALL_CORES
+            if "model" in jobs.recovery_needs(CONFIG, wildcards.recovery)
+            else 1
+        )
+    resources:
+        mem_mb=lambda wildcards: jobs.build_patch_mb(
+            CONFIG, wildcards.model, int(wildcards.n), wildcards.recovery
+        ),
     params:
-        spec=lambda wildcards: jobs.build_patch_spec(CONFIG, wildcards.recovery),
+        spec=lambda wildcards: jobs.build_patch_spec(
+            CONFIG, wildcards.calibration, wildcards.recovery
+        ),
         code=lambda wildcards: code(
             "lpsteps.steps.build_patch",
             *jobs.recovery_modules(CONFIG, wildcards.recovery),
         ),
         env=ENVIRONMENT,
-        inputs=lambda wildcards: options(recovery_inputs(wildcards), "stats"),
+        inputs=lambda wildcards: options(
+            recovery_inputs(wildcards), "stats", "moments", "compute", "windows"
+        ),
     message:
         "Building {wildcards.recovery} for {wildcards.model}, {wildcards.selection},"
         " {wildcards.n} layers"

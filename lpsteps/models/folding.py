@@ -1,0 +1,191 @@
+"""Folding patches into the weights, so that a pruned model runs in its stock architecture.
+
+A norm forgets the scale of the row that it reads. So a patch that only rescales the residual stream
+need not be computed: the stream keeps its old units, and everything that is added to it behind the
+gap is divided by the scale instead. Prune&Comp (https://arxiv.org/abs/2507.18212) folds the same
+scalar into the layers in front of the gap and the embedding; folding it behind the gap gives the
+same function, and works with an embedding that is tied to the language-model head.
+
+An RMSNorm without weights also commutes with a rotation of the channels (SliceGPT,
+https://arxiv.org/abs/2401.15024, section 3; QuaRot, https://arxiv.org/abs/2404.00456, section 3).
+So behind a gap with the patch ``x @ (c Q)`` the stream keeps its old axes: what reads it is
+rotated by Q, what writes to it by ``Q^T / c``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lpsteps.errors import LpstepsError
+from lpsteps.models.layers import branch_outputs, decoder_of
+from lpsteps.models.surgery import apply_plan, check_plan, surviving_layers
+from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.plan import Plan
+
+# Why a rotation cannot be folded, by `config.model_type`; a family that stands in neither table
+# has not been looked at.
+_ROTATION_OBSTACLES = {
+    "gemma2": "norms with channel weights follow its branches",
+    "gemma3_text": "norms with channel weights follow its branches",
+    "gpt_neox": "its LayerNorm subtracts the mean over the channels",
+    "olmo2": "norms with channel weights follow its branches",
+    "opt": "its LayerNorm subtracts the mean over the channels",
+}
+_ROTATABLE = ("llama", "mistral", "phi3", "qwen2", "qwen3")
+# Families whose norms multiply by one plus the stored weight.
+_OFFSET_NORMS = ("gemma2", "gemma3_text")
+# Families whose branches read the stream itself, without a norm in front.
+_BARE_INPUTS = ("olmo2",)
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """Rows of the patched model's stream are ``scale * row @ rotation`` of the folded model's."""
+
+    scale: float = 1.0
+    rotation: npt.NDArray[np.float64] | None = None
+
+    def behind(self, operation: Operation) -> _Frame:
+        """Return the frame behind an operation that the folded model leaves out."""
+        if operation.kind == "scalar":
+            return _Frame(self.scale * float(operation.weight[0]), self.rotation)
+        weight = operation.weight.astype(np.float64)
+        factor = float(np.sqrt(np.square(weight).sum() / len(weight)))
+        rotation = weight / factor
+        if self.rotation is not None:
+            rotation = self.rotation @ rotation
+        return _Frame(self.scale * factor, rotation)
+
+
+@torch.no_grad()
+def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
+    """Prune `model` in place and fold the patches into its weights.
+
+    The result has no module that the stock architecture lacks, so it can be saved and loaded as
+    any model, and its logits equal those after `apply_plan(model, plan, patches)` but for
+
+    *   the epsilon of the norms. Behind gaps whose scales multiply to c, the stream is smaller by
+        the factor c, so a norm computes ``x / sqrt(mean(x^2) + c^2 epsilon)``: its output is off
+        by about ``(c^2 - 1) epsilon / (2 mean(x^2))``, relatively. A config holds one epsilon for
+        all layers, so this is not compensated; it matters only where the stream is as small as
+        ``sqrt(epsilon)``, in practice for a gap right behind the embedding;
+    *   rounding to the dtype of the parameters, computed in float64 before. A patch computes in
+        float32 also in a bfloat16 model, a folded one is rounded like every other weight.
+
+    A scalar can be folded in every family. Where norms follow the branches (Gemma 2 and 3, OLMo 2)
+    their weights are divided instead, and where no norm stands in front of them (OLMo 2) the
+    projections that read the stream are multiplied, which is exact whatever the epsilon.
+
+    A rotation needs an RMSNorm in front of the branches and no norm behind them. It also changes
+    the language-model head, which is untied from the embedding (`config.tie_word_embeddings`).
+
+    Args:
+        model: A dense causal language model of a known family.
+        plan: Which layers to remove.
+        patches: Patches of scalars and rotations; replacements and restored layers are applied.
+
+    Raises:
+        LpstepsError: An operation cannot be folded, at all or in this family, or the plan or the
+            patches do not belong to the model, as `check_plan` says. The model is then untouched.
+    """
+    family = model.config.model_type
+    check_plan(model, plan, patches)
+    for gap in patches.gaps:
+        _check_foldable(gap, family)
+    survivors = surviving_layers(plan, patches)
+    apply_plan(model, plan, PatchSet(replacements=patches.replacements, restored=patches.restored))
+    decoder = decoder_of(model)
+    operations = {gap.end: gap.operations for gap in patches.gaps}
+    layers = dict(zip(survivors, decoder.layers, strict=True))
+    frame = _Frame()
+    for entrance in range(plan.n_layers + 1):
+        for operation in operations.get(entrance, ()):
+            frame = frame.behind(operation)
+        layer = layers.get(entrance)
+        if layer is not None and frame.rotation is not None:
+            _rotate_layer(layer, frame.scale, frame.rotation)
+        elif layer is not None and frame.scale != 1.0:
+            _rescale_layer(layer, frame.scale, family)
+    if frame.rotation is not None:
+        _rotate_head(model, frame.rotation)
+
+
+def _check_foldable(gap: GapPatch, family: str) -> None:
+    for operation in gap.operations:
+        subject = f"patch: [{gap.start}, {gap.end}): {operation.kind}"
+        if operation.kind not in ("scalar", "rotation"):
+            raise LpstepsError(
+                f"{subject}: cannot be folded into a stock architecture; only scalar and rotation "
+                "can"
+            )
+        if operation.kind == "rotation" and family not in _ROTATABLE:
+            obstacle = _ROTATION_OBSTACLES.get(family, "this has not been worked out")
+            raise LpstepsError(
+                f"{subject}: cannot be folded into {family}: {obstacle}; possible for "
+                f"{', '.join(_ROTATABLE)}"
+            )
+
+
+def _rescale_layer(layer: nn.Module, scale: float, family: str) -> None:
+    outputs = branch_outputs(layer)
+    if outputs.normalised:
+        offset = 1.0 if family in _OFFSET_NORMS else 0.0
+        for name in ("post_attention_layernorm", "post_feedforward_layernorm"):
+            weight = layer.get_parameter(f"{name}.weight")
+            weight.copy_((weight.double() + offset) / scale - offset)
+    else:
+        for linear in (outputs.attention, outputs.mlp):
+            for parameter in linear.parameters():
+                parameter.copy_(parameter.double() / scale)
+    if family in _BARE_INPUTS:
+        for linear in _inputs(layer, "self_attn") + _inputs(layer, "mlp"):
+            linear.weight.copy_(linear.weight.double() * scale)
+
+
+def _rotate_layer(layer: nn.Module, scale: float, rotation: npt.NDArray[np.float64]) -> None:
+    for norm_name, branch in (
+        ("input_layernorm", "self_attn"),
+        ("post_attention_layernorm", "mlp"),
+    ):
+        gain = layer.get_parameter(f"{norm_name}.weight")
+        for linear in _inputs(layer, branch):
+            linear.weight.copy_(_rotated_reader(linear.weight, gain, rotation))
+        gain.fill_(1.0)
+    outputs = branch_outputs(layer)
+    for linear in (outputs.attention, outputs.mlp):
+        # Rows of outputs get `@ Q^T / c`; torch keeps a weight as [outputs, inputs].
+        inverse = torch.tensor(rotation / scale, device=linear.weight.device)
+        linear.weight.copy_(inverse @ linear.weight.double())
+        if linear.bias is not None:
+            linear.bias.copy_(inverse @ linear.bias.double())
+
+
+def _rotate_head(model: PreTrainedModel, rotation: npt.NDArray[np.float64]) -> None:
+    decoder = decoder_of(model)
+    gain = decoder.norm.get_parameter("weight")
+    head = decoder.lm_head
+    weight = head.get_parameter("weight")
+    rotated = _rotated_reader(weight, gain, rotation).to(weight.dtype)
+    head.weight = nn.Parameter(rotated, requires_grad=weight.requires_grad)
+    model.config.tie_word_embeddings = False
+    gain.fill_(1.0)
+
+
+def _rotated_reader(
+    weight: torch.Tensor, gain: torch.Tensor, rotation: npt.NDArray[np.float64]
+) -> torch.Tensor:
+    """Return ``W diag(gain) Q^T`` of a linear module behind a norm, float64."""
+    return weight.double() * gain.double() @ torch.tensor(rotation.T, device=weight.device)
+
+
+def _inputs(layer: nn.Module, branch: str) -> list[nn.Linear]:
+    """Return the linear modules of a branch that read the residual stream."""
+    names = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
+    children = dict(layer.get_submodule(branch).named_children())
+    return [child for name in names if isinstance(child := children.get(name), nn.Linear)]

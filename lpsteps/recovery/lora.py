@@ -1,0 +1,138 @@
+"""LoRA healing: train low-rank updates of the pruned model on text, then merge them.
+
+This is the usual way to heal a model whose layers were cut out (Shortened LLaMA, arXiv 2402.02834;
+LLM-Pruner, arXiv 2305.11627): adapters on all linear projections of the remaining layers, trained
+to predict the next token. The merged model has the architecture of the dense one. It is not a
+repair of the cut alone: it also adapts the model to its training text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy.typing as npt
+from pydantic import Field
+
+from lpsteps.errors import LpstepsError
+from lpsteps.patches import PatchSet
+from lpsteps.recovery.base import Need, RecoveryContext
+from lpsteps.training import AdamW, LossCurve, TrainingParams, TrainingText, train, training_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from lpsteps.plan import Plan
+
+TITLE: Final = "LoRA healing"
+PAPER: Final = "https://arxiv.org/abs/2402.02834"
+NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+
+
+class Params(TrainingParams):
+    """Parameters of the adapters; the defaults are those of Shortened LLaMA's released code."""
+
+    epochs: int = Field(default=2, ge=1, description="Passes over the text")
+    batch: int = Field(default=4, ge=1, description="Sequences per step")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Highest learning rate")
+    rank: int = Field(default=8, ge=1, description="Rank of each update")
+    alpha: int = Field(default=16, ge=1, description="Updates are scaled by alpha / rank")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout in front of an update")
+
+
+def healed_weights(
+    model: PreTrainedModel, plan: Plan, text: TrainingText, params: Params, *, seed: int
+) -> tuple[dict[str, npt.NDArray[Any]], LossCurve]:
+    """Prune a model, heal it and return the weights that changed, and how the training went.
+
+    Args:
+        model: The dense model; it is pruned and changed.
+        plan: The layers to remove.
+        text: What to train on.
+        params: Adapters, epochs, batch and learning rate.
+        seed: Seed of the adapters, of the order of the sequences and of the dropout.
+
+    Returns:
+        Merged weights, float32, by names relative to the backbone with the layers numbered as in
+        the dense model.
+
+    Raises:
+        LpstepsError: peft is not installed, or the loss is not a finite number.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+    except ImportError as error:
+        raise LpstepsError(
+            "recovery: lora: needs the package peft; install it with: pip install 'lpsteps[lora]'"
+        ) from error
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from lpsteps.models.layers import decoder_of
+    from lpsteps.models.surgery import apply_plan
+
+    apply_plan(model, plan)
+    survivors = [layer for layer in range(plan.n_layers) if layer not in plan.layers]
+    decoder = decoder_of(model)
+    projections = [
+        name
+        for name, module in decoder.layers.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=params.rank,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        target_modules=projections,
+    )
+    inject_adapter_in_model(config, decoder.layers)
+    adapted: dict[str, Any] = {
+        name: module
+        for name, module in decoder.layers.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    # The rest of the model stays in evaluation mode: only the adapters drop anything.
+    decoder.layers.eval()
+    adapters = [parameter for parameter in decoder.layers.parameters() if parameter.requires_grad]
+    for parameter in adapters:
+        parameter.data = parameter.data.float()
+
+    def loss(tokens: torch.Tensor) -> torch.Tensor:
+        tokens = tokens.to(model.device)
+        hidden = decoder.backbone(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+        logits = decoder.logits(hidden).float()
+        return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    curve = train(
+        adapters,
+        loss,
+        text,
+        params,
+        AdamW(params.learning_rate, final_learning_rate=0.0),
+        seed=seed,
+        description="LoRA healing",
+        dropouts=[
+            dropout for module in adapted.values() for dropout in module.lora_dropout.values()
+        ],
+    )
+    weights = {}
+    for name, module in adapted.items():
+        layer, _, path = name.partition(".")
+        base = module.get_base_layer().weight.detach().float()
+        merged = base + module.get_delta_weight("default").detach().float()
+        weights[f"layers.{survivors[int(layer)]}.{path}.weight"] = merged.cpu().numpy()
+    return weights, curve
+
+
+def build(context: RecoveryContext, params: Params) -> PatchSet:
+    """Heal the pruned model; the patch set replaces every projection of the remaining layers.
+
+    Raises:
+        LpstepsError: peft is not installed, there is not enough text, or a loss is not finite.
+    """
+    source = context.needed_model()
+    text = training_text(source.windows, params)
+    weights, curve = healed_weights(source.load(), context.plan, text, params, seed=context.seed)
+    return PatchSet(audit=curve.audit("lora"), replacements=weights)

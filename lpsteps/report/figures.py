@@ -1,0 +1,426 @@
+"""Pictures of a table as inline SVG: one line per row against the number of removed layers.
+
+With a single number of layers there is no line to draw, so the rows stand below one another, the
+best first, as dots with their intervals. Lines differ in colour, mark and dash. Colours are
+classes, so that the page's style sheet has them in light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+WIDTH = 360
+_HEIGHT = 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 44
+_ROW = 38
+
+# Outlines of the marks in a circle of radius 1, and dashes of the lines; as many as colours.
+_MARKS = (
+    "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z",
+    "M-.9-.9h1.8v1.8h-1.8z",
+    "M0-1.2L1.1.8H-1.1z",
+    "M0-1.3L1.1 0 0 1.3-1.1 0z",
+    "M0 1.2L1.1-.8H-1.1z",
+    "M-.4-1.2h.8v.8h.8v.8h-.8v.8h-.8v-.8h-.8v-.8h.8z",
+    "M-.95-1.3L0-.5.95-1.3 1.3-.95.5 0 1.3.95.95 1.3 0 .5-.95 1.3-1.3.95-.5 0-1.3-.95z",
+    "M0-1.4L.4-.45 1.35-.45.6.2.85 1.15 0 .6-.85 1.15-.6.2-1.35-.45-.4-.45z",
+)
+_DASHES = ("none", "7 3", "2 3", "9 3 2 3", "5 2", "1 3", "12 3", "6 2 1 2 1 2")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One number of a picture.
+
+    Attributes:
+        n: Removed layers.
+        value: The number.
+        text: The number as the table shows it.
+        cell: Id of its cell.
+        bounds: Its interval, where it has one.
+    """
+
+    n: int
+    value: float
+    text: str
+    cell: str
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """The numbers of one row, by ascending number of layers; ``style`` counts from 0."""
+
+    label: str
+    style: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn.
+
+    Attributes:
+        id: Unique in the page.
+        title: What the numbers are.
+        lines: One per row that has numbers.
+        n_layers: Layers of the dense model.
+        higher_is_better: Which end of the axis is the good one.
+        log: Whether the axis is logarithmic.
+        suffix: Behind each number of the axis.
+        dense: Value of the dense model, where known.
+    """
+
+    id: str
+    title: str
+    lines: tuple[Line, ...]
+    n_layers: int
+    higher_is_better: bool
+    log: bool = False
+    suffix: str = ""
+    dense: float | None = None
+
+    @property
+    def levels(self) -> list[int]:
+        """The numbers of removed layers that there is something to show for, ascending."""
+        return sorted({point.n for line in self.lines for point in line.points})
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether there are several numbers of layers, so that lines can be drawn."""
+        return len(self.levels) > 1
+
+    @property
+    def best(self) -> Line | None:
+        """The line with the best number where the most layers are removed."""
+        last = [
+            (point.value, line)
+            for line in self.lines
+            for point in line.points
+            if point.n == self.levels[-1]
+        ]
+        choose: Callable[..., tuple[float, Line]] = max if self.higher_is_better else min
+        return choose(last, key=lambda pair: pair[0])[1] if last else None
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A line of the legend: its sample as SVG, its label, whether it is the best of a picture."""
+
+    sample: str
+    label: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A figure of the page.
+
+    Attributes:
+        id: Unique in the page.
+        drawings: SVG elements; none when no row has a number.
+        legend: One entry per line; empty where the drawings name each row themselves.
+        caption: What the drawings show, in sentences.
+        heads: Above the columns of numbers: what they are, and how many columns that spans.
+        levels: Removed layers of each column.
+        rows: Each row's label and its numbers as text.
+    """
+
+    id: str
+    drawings: tuple[str, ...]
+    legend: tuple[LegendEntry, ...]
+    caption: str
+    heads: tuple[tuple[str, int], ...]
+    levels: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def figure_view(
+    table: Mapping[str, Any],
+    sections: Sequence[Mapping[str, Any]],
+    cells: Mapping[str, Mapping[str, Any]],
+) -> FigureView:
+    """Arrange the figure of a table for one model.
+
+    Args:
+        table: A table of ``tables.json`` with a figure.
+        sections: The table's sections of the model.
+        cells: All cells by id.
+    """
+    columns = [column["id"] for column in table["columns"]]
+    levels = sorted(section["n"] for section in sections if section["n"])
+    found = {
+        (row["id"], section["n"], column): cells[name]
+        for section in sections
+        for row in section["rows"]
+        for column, name in zip(columns, row["cells"], strict=True)
+        if name is not None
+    }
+    dense = next((row["id"] for s in sections if s["n"] == 0 for row in s["rows"]), None)
+    pictures = []
+    for panel in table["figure"]["panels"]:
+        column = table["columns"][columns.index(panel["y"])]
+        reference = found.get((dense, 0, panel["y"]))
+        lines = [
+            Line(
+                row["label"],
+                style,
+                tuple(
+                    _point(found[row["id"], n, panel["y"]])
+                    for n in levels
+                    if found[row["id"], n, panel["y"]]["status"] == "measured"
+                ),
+            )
+            for style, row in enumerate(table["figure"]["rows"])
+        ]
+        pictures.append(
+            Picture(
+                id=f"figure-{table['id']}-{sections[0]['model']}-{panel['y']}",
+                title=panel["title"],
+                lines=tuple(line for line in lines if line.points),
+                n_layers=sections[0]["n_layers"],
+                higher_is_better=column["higher_is_better"],
+                log=panel["scale"] == "log",
+                suffix=" %" if column["unit"] == "share" else "",
+                dense=reference["value"] if reference else None,
+            )
+        )
+    return FigureView(
+        id=f"figure-{table['id']}-{sections[0]['model']}",
+        drawings=tuple(draw(picture) for picture in pictures if picture.lines),
+        legend=_legend(table["figure"]["rows"], pictures),
+        caption=_caption(pictures),
+        heads=tuple((picture.title, len(levels)) for picture in pictures),
+        levels=tuple(levels) * len(pictures),
+        rows=tuple(
+            (
+                row["label"],
+                tuple(
+                    found[row["id"], n, panel["y"]]["text"]
+                    for panel in table["figure"]["panels"]
+                    for n in levels
+                ),
+            )
+            for row in table["figure"]["rows"]
+        ),
+    )
+
+
+def _point(cell: Mapping[str, Any]) -> Point:
+    text, bounds = cell["text"], cell["interval"]
+    return Point(
+        n=cell["n_pruned"],
+        value=cell["value"],
+        text=f"{text} {cell['interval_text']}" if bounds else text,
+        cell=cell["id"],
+        bounds=(bounds[0], bounds[1]) if bounds else None,
+    )
+
+
+def _legend(
+    rows: Sequence[Mapping[str, str]], pictures: Sequence[Picture]
+) -> tuple[LegendEntry, ...]:
+    # Dots have their names beside them.
+    drawn = {line.style for picture in pictures if picture.is_curve for line in picture.lines}
+    best = {line.style for picture in pictures if (line := picture.best)}
+    return tuple(
+        LegendEntry(_sample(style), row["label"], style in best)
+        for style, row in enumerate(rows)
+        if style in drawn
+    )
+
+
+def _caption(pictures: Sequence[Picture]) -> str:
+    levels = sorted({n for picture in pictures for n in picture.levels})
+    winners = [
+        f"{picture.title}: {line.label}, {line.points[-1].text}."
+        for picture in pictures
+        if (line := picture.best)
+    ]
+    if not winners:
+        return "No row of the figure has a number yet."
+    if len(levels) == 1:
+        return (
+            f"With {levels[0]} layers removed, the only number of layers that was run. "
+            "Best first; bars are 95 % intervals."
+        )
+    return f"In bold, the best with {levels[-1]} layers removed. {' '.join(winners)}"
+
+
+def draw(picture: Picture) -> str:
+    """Return a picture with at least one line as an SVG element, ``WIDTH`` units wide."""
+    return _curves(picture) if picture.is_curve else _dots(picture)
+
+
+def _curves(picture: Picture) -> str:
+    best = picture.best
+    bounds = [
+        bound
+        for line in picture.lines
+        for point in line.points
+        for bound in (point.value, *(point.bounds or () if line is best else ()))
+    ]
+    low, high = _domain(picture, bounds)
+    vertical = _scale(picture.log, low, high, _HEIGHT - _BOTTOM, _TOP)
+    levels = picture.levels
+    horizontal = _scale(False, levels[0], levels[-1], _LEFT + 14, WIDTH - _RIGHT - 14)
+    body = []
+    for tick in _ticks(picture.log, low, high):
+        y = vertical(tick)
+        body.append(_rule("grid", _LEFT, y, WIDTH - _RIGHT, y))
+        body.append(_text("tick", _LEFT - 6, y + 4, f"{tick:g}{picture.suffix}", "end"))
+    for n in levels:
+        body.append(_text("tick", horizontal(n), _HEIGHT - _BOTTOM + 17, str(n), "middle"))
+    axis = f"Layers removed, of {picture.n_layers}"
+    body.append(_text("axis", (_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 6, axis, "middle"))
+    if picture.dense is not None:
+        y = vertical(picture.dense)
+        body.append(_rule("dense", _LEFT, y, WIDTH - _RIGHT, y))
+        body.append(_text("tick", WIDTH - _RIGHT, y - 4, "dense", "end"))
+    for line in sorted(picture.lines, key=lambda line: line is best):
+        corners = [(horizontal(point.n), vertical(point.value)) for point in line.points]
+        # A level without a number interrupts the line.
+        reached = [levels.index(point.n) for point in line.points]
+        path = "".join(
+            f"{'L' if level - 1 in reached else 'M'}{x:.1f} {y:.1f}"
+            for level, (x, y) in zip(reached, corners, strict=True)
+        )
+        marks = [f'<path class="path" stroke-dasharray="{_DASHES[line.style]}" d="{path}"/>']
+        for point, (x, y) in zip(line.points, corners, strict=True):
+            if line is best and point.bounds:
+                ends = [vertical(bound) for bound in point.bounds]
+                marks.append(_rule("bar", x, ends[0], x, ends[1]))
+            marks.append(_mark(line, point, x, y))
+        emphasis = " best" if line is best else ""
+        body.append(f'<g class="series-{line.style}{emphasis}">{"".join(marks)}</g>')
+    return _svg(picture, _HEIGHT, body)
+
+
+def _dots(picture: Picture) -> str:
+    rows = sorted(
+        picture.lines,
+        key=lambda line: line.points[0].value,
+        reverse=picture.higher_is_better,
+    )
+    values = [line.points[0].value for line in rows]
+    values += [bound for line in rows for bound in line.points[0].bounds or ()]
+    low, high = _domain(picture, values)
+    horizontal = _scale(picture.log, low, high, 12, WIDTH - 12)
+    bottom = _TOP + 12 + _ROW * len(rows)
+    body = []
+    for tick in _ticks(picture.log, low, high):
+        x = horizontal(tick)
+        body.append(_rule("grid", x, _TOP, x, bottom))
+        body.append(_text("tick", x, bottom + 16, f"{tick:g}{picture.suffix}", "middle"))
+    if picture.dense is not None:
+        x = horizontal(picture.dense)
+        anchor = "start" if x < WIDTH / 2 else "end"
+        body.append(_rule("dense", x, _TOP, x, bottom))
+        body.append(_text("tick", x + (4 if anchor == "start" else -4), _TOP + 6, "dense", anchor))
+    for number, line in enumerate(rows):
+        point = line.points[0]
+        top = _TOP + 12 + _ROW * number
+        x, y = horizontal(point.value), top + 26
+        parts = [
+            _text("label", 0, top + 14, line.label, "start"),
+            _text("number", WIDTH, top + 14, point.text, "end"),
+        ]
+        if point.bounds:
+            ends = [horizontal(bound) for bound in point.bounds]
+            parts.append(_rule("bar", ends[0], y, ends[1], y))
+        parts.append(_mark(line, point, x, y))
+        emphasis = " best" if line is picture.best else ""
+        body.append(f'<g class="series-{line.style}{emphasis}">{"".join(parts)}</g>')
+    return _svg(picture, bottom + 24, body)
+
+
+def _svg(picture: Picture, height: int, body: Sequence[str]) -> str:
+    direction = "higher" if picture.higher_is_better else "lower"
+    note = f"{'log scale, ' if picture.log else ''}{direction} is better"
+    described = "; ".join(
+        f"{line.label}: "
+        + ", ".join(f"{point.text} with {point.n} layers removed" for point in line.points)
+        for line in picture.lines
+    )
+    heading = (
+        f'<text class="heading" x="0" y="14">{escape(picture.title)}'
+        f'<tspan class="tick" dx="8">{note}</tspan></text>'
+    )
+    return (
+        f'<svg role="img" aria-labelledby="{picture.id}-title {picture.id}-description" '
+        f'viewBox="0 0 {WIDTH} {height}">'
+        f'<title id="{picture.id}-title">{escape(picture.title)}, {note}</title>'
+        f'<desc id="{picture.id}-description">{escape(described)}</desc>'
+        f"{heading}{''.join(body)}</svg>"
+    )
+
+
+def _sample(style: int) -> str:
+    """Return a short piece of a line with its mark."""
+    return (
+        f'<svg class="series-{style}" aria-hidden="true" viewBox="0 0 36 12">'
+        f'<path class="path" stroke-dasharray="{_DASHES[style]}" d="M0 6L36 6"/>'
+        f'<path class="mark" transform="translate(18 6) scale(4)" d="{_MARKS[style]}"/></svg>'
+    )
+
+
+def _mark(line: Line, point: Point, x: float, y: float) -> str:
+    hint = f"{line.label}, {point.n} layers removed: {point.text}"
+    return (
+        f'<g data-cell="{escape(point.cell)}"><title>{escape(hint)}</title>'
+        f'<path class="mark" transform="translate({x:.1f} {y:.1f}) scale(4.2)" '
+        f'd="{_MARKS[line.style]}"/></g>'
+    )
+
+
+def _rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(kind: str, x: float, y: float, text: str, anchor: str) -> str:
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def _domain(picture: Picture, values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the axis: the values, the dense model, and some room."""
+    shown = [*values, *([picture.dense] if picture.dense is not None else [])]
+    if picture.log:
+        return min(shown) / 1.1, max(shown) * 1.1
+    room = 0.05 * (max(shown) - min(shown)) or 1.0
+    return min(shown) - room, max(shown) + room
+
+
+def _scale(
+    log: bool, low: float, high: float, start: float, end: float
+) -> Callable[[float], float]:
+    """Return the map from values to positions that takes ``low`` to ``start``."""
+    transform: Callable[[float], float] = math.log10 if log else float
+    first, last = transform(low), transform(high)
+    return lambda value: start + (end - start) * (transform(value) - first) / (last - first)
+
+
+def _ticks(log: bool, low: float, high: float) -> list[float]:
+    """Return round numbers in a range: 1, 2, 5 times powers of ten on a log axis, else a grid."""
+    if log:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for factors in ((1, 2, 5), (1,)):
+            ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+            ticks = [tick for tick in ticks if low <= tick <= high]
+            if 3 <= len(ticks) <= 7:
+                return ticks
+        if len(ticks) > 7:
+            return ticks[:: math.ceil(len(ticks) / 7)]
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    # Multiples of a whole number, so that no rounding error shows in a label.
+    return [
+        round(number * step, 12)
+        for number in range(math.ceil(low / step), math.floor(high / step) + 1)
+    ]

@@ -1,0 +1,227 @@
+"""The branch refit against a slow reference that runs the whole pruned model for every projection.
+
+The reference knows nothing of streams that move side by side: for each projection it prunes a fresh
+copy of the model, applies everything found so far, runs it on all windows with hooks, and solves
+the stacked rows with `numpy.linalg.lstsq`.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lpsteps.errors import LpstepsError
+from lpsteps.inputs import ModelInput
+from lpsteps.models.layers import branch_outputs, decoder_of
+from lpsteps.models.refit import Refit, refit
+from lpsteps.models.surgery import apply_plan
+from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.plan import Plan
+from lpsteps.recovery import branch_refit
+from lpsteps.recovery.base import RecoveryContext
+
+C = 48
+RIDGE, PATCH_RIDGE = 0.3, 1e-4
+Rows = np.ndarray[Any, Any]
+
+
+def _windows(count: int = 12, length: int = 40) -> Rows:
+    return np.random.default_rng(5).integers(2, 128, (count, length))
+
+
+def _patch_set(plan: Plan, done: Refit) -> PatchSet:
+    gaps = zip(plan.gaps, done.patches, strict=False)
+    return PatchSet(
+        tuple(GapPatch(start, end, (Operation("matrix", m),)) for (start, end), m in gaps),
+        replacements=done.weights,
+    )
+
+
+def _boundary_rows(model: Any, windows: Rows, boundary: int) -> Rows:
+    """Rows that the module behind a boundary reads, before any patch of its own."""
+    decoder = decoder_of(model)
+    found: list[Rows] = []
+
+    def keep(_: Any, positional: Any, named: Any) -> None:
+        hidden = positional[0] if positional else named["hidden_states"]
+        found.append(hidden.reshape(-1, C).numpy().copy())
+
+    entrance = [*decoder.layers, decoder.norm][boundary]
+    handle = entrance.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
+    with torch.no_grad():
+        model(torch.from_numpy(windows))
+    handle.remove()
+    return found[0]
+
+
+def _read_rows(model: Any, windows: Rows, projection: Any) -> Rows:
+    found: list[Rows] = []
+    handle = projection.register_forward_pre_hook(
+        lambda _, inputs: found.append(inputs[0].reshape(-1, projection.in_features).numpy().copy())
+    )
+    with torch.no_grad():
+        model(torch.from_numpy(windows))
+    handle.remove()
+    return found[0]
+
+
+def _ridge(inputs: Rows, outputs: Rows, ridges: Rows) -> Rows:
+    stacked = np.vstack([inputs, np.diag(np.sqrt(ridges))])
+    zeros = np.zeros((len(ridges), outputs.shape[1]))
+    return np.linalg.lstsq(stacked, np.vstack([outputs, zeros]), rcond=None)[0]
+
+
+def _mean_square(rows: Rows) -> float:
+    return float((rows**2).sum() / rows.shape[1])
+
+
+def _ordinary(rows: Rows) -> Rows:
+    squares = (rows**2).sum(axis=1)
+    # torch's median is the lower of two middle values.
+    return squares <= 10.0 * np.sort(squares)[(len(squares) - 1) // 2]
+
+
+def _reference(model: Any, windows: Rows, plan: Plan, in_front: bool) -> Refit:
+    names = {module: name for name, module in decoder_of(model).backbone.named_modules()}
+    done = Refit()
+
+    def pruned() -> Any:
+        repaired = copy.deepcopy(model)
+        apply_plan(repaired, plan, _patch_set(plan, done))
+        return repaired
+
+    ends = dict(plan.gaps)
+    refitting = False
+    survivors = [layer for layer in range(plan.n_layers) if layer not in plan.layers]
+    for position, layer in enumerate([None, *survivors]):
+        index = position - 1
+        end = ends.get(0 if layer is None else layer + 1)
+        target = _boundary_rows(model, windows, (layer or 0) + 1 if end is None else end)
+        ordinary = _ordinary(target)
+        if layer is not None:
+            outputs = branch_outputs(decoder_of(model).layers[layer])
+            if end is not None and in_front:
+                repaired = pruned()
+                mlp = branch_outputs(decoder_of(repaired).layers[index]).mlp
+                read = _read_rows(repaired, windows, mlp) * ordinary[:, None]
+                rows = _boundary_rows(repaired, windows, index + 1)
+                ridges = np.repeat(
+                    [PATCH_RIDGE * _mean_square(rows), RIDGE * _mean_square(read)],
+                    [C, read.shape[1]],
+                )
+                solution = _ridge(np.hstack([rows, read]), target - rows, ridges)
+                change = solution[C:] @ np.linalg.inv(np.eye(C) + solution[:C])
+                done.weights[f"{names[outputs.mlp]}.weight"] = outputs.mlp.weight.numpy() + change.T
+            elif end is None and refitting:
+                for kind in ("attention", "mlp"):
+                    repaired = pruned()
+                    projection = getattr(branch_outputs(decoder_of(repaired).layers[index]), kind)
+                    read = _read_rows(repaired, windows, projection)[ordinary]
+                    missing = (target - _boundary_rows(repaired, windows, index + 1))[ordinary]
+                    ridges = np.full(read.shape[1], RIDGE * _mean_square(read))
+                    original = getattr(outputs, kind)
+                    done.weights[f"{names[original]}.weight"] = (
+                        original.weight.numpy() + _ridge(read, missing, ridges).T
+                    )
+        if end is not None:
+            rows = _boundary_rows(pruned(), windows, index + 1)
+            ridges = np.full(C, PATCH_RIDGE * _mean_square(rows))
+            done.patches.append(np.eye(C) + _ridge(rows, target - rows, ridges))
+            refitting = True
+    return done
+
+
+PLANS = {
+    "one gap": (2, 3),
+    "two gaps": (1, 4),
+    "gap at the start": (0, 1),
+    "gap at the end": (4, 5),
+    "gaps with one layer between": (1, 3),
+}
+
+
+@pytest.mark.parametrize("layers", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("in_front", [True, False])
+def test_refit_is_what_the_whole_model_says(
+    tiny_model: Any, layers: tuple[int, ...], in_front: bool
+) -> None:
+    model = tiny_model("llama").double()
+    plan = Plan.removing(6, layers)
+    windows = _windows()
+    found = refit(
+        model, windows, plan, ridge=RIDGE, patch_ridge=PATCH_RIDGE, in_front=in_front, batch=5
+    )
+    expected = _reference(model, windows, plan, in_front)
+    for patch, reference in zip(found.patches, expected.patches, strict=True):
+        np.testing.assert_allclose(patch, reference, rtol=0, atol=2e-6 * np.abs(reference).max())
+    assert found.weights.keys() == expected.weights.keys()
+    for name, weight in expected.weights.items():
+        scale = np.abs(weight).max()
+        np.testing.assert_allclose(found.weights[name], weight, rtol=0, atol=2e-6 * scale)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "opt", "phi3", "qwen2", "qwen3"])
+def test_families_with_plain_branches(tiny_model: Any, family: str) -> None:
+    model = tiny_model(family).double()
+    plan = Plan.removing(6, (2, 3))
+    found = refit(model, _windows(), plan, ridge=RIDGE, patch_ridge=PATCH_RIDGE, batch=4)
+    expected = _reference(model, _windows(), plan, in_front=True)
+    for name, weight in expected.weights.items():
+        scale = np.abs(weight).max()
+        np.testing.assert_allclose(found.weights[name], weight, rtol=0, atol=2e-6 * scale)
+    np.testing.assert_allclose(found.patches[0], expected.patches[0], atol=2e-6)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2"])
+def test_families_that_normalise_their_branches_are_refused(tiny_model: Any, family: str) -> None:
+    with pytest.raises(LpstepsError, match="normalises what its branches write"):
+        refit(tiny_model(family), _windows(), Plan.removing(6, (2,)), ridge=1.0, patch_ridge=1e-6)
+
+
+def test_only_the_layers_asked_for_are_refitted(tiny_model: Any) -> None:
+    plan = Plan.removing(6, (1, 2))
+    found = refit(
+        tiny_model(), _windows(), plan, ridge=1.0, patch_ridge=1e-6, in_front=False, behind=1
+    )
+    assert sorted(found.weights) == [
+        "layers.3.mlp.down_proj.weight",
+        "layers.3.self_attn.o_proj.weight",
+    ]
+
+
+def test_the_repaired_stream_comes_nearer_and_the_dense_model_stays(tiny_model: Any) -> None:
+    model = tiny_model()
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    found = refit(model, _windows(), Plan.removing(6, (2, 3)), ridge=0.3, patch_ridge=1e-6)
+    assert sorted(found.errors) == ["gaps.0", "layers.4", "layers.5"]
+    for error_before, error_after in found.errors.values():
+        assert error_after < error_before
+    assert all(torch.equal(before[name], values) for name, values in model.state_dict().items())
+
+
+def test_text_too_short_to_fit_the_patch(tiny_model: Any) -> None:
+    with pytest.raises(LpstepsError, match="use a larger ridge or more calibration windows"):
+        refit(tiny_model(), _windows(1, 8), Plan.removing(6, (2,)), ridge=1.0, patch_ridge=0.0)
+
+
+def test_method_stores_one_matrix_per_gap(
+    tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelInput, "load", lambda _: tiny_model())
+    source = ModelInput(tmp_path, tmp_path / "compute.json", _windows())
+    context = RecoveryContext(Plan.removing(6, (1, 2, 4)), C, model=source)
+    patches = branch_refit.build(context, branch_refit.Params(behind=1))
+    assert patches.parameters == 2 * C * C
+    assert not patches.foldable
+    assert sorted(patches.replacements) == [
+        "layers.0.mlp.down_proj.weight",
+        "layers.3.mlp.down_proj.weight",
+        "layers.5.mlp.down_proj.weight",
+        "layers.5.self_attn.o_proj.weight",
+    ]
+    assert patches.audit["gaps.0.relative_errors"].shape == (2,)
