@@ -168,6 +168,28 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def verified_tensors(
+    path: Path, listed: Mapping[str, Mapping[str, Any]], manifest_path: Path
+) -> dict[str, np.ndarray]:
+    """Read all tensors of a safetensors file and check each against its digest.
+
+    Args:
+        path: The file.
+        listed: What :func:`tensor_digests` gave for the tensors that it must hold.
+        manifest_path: Where they are listed, for messages.
+
+    Raises:
+        LpstepsError: The file is missing or damaged, or a tensor is absent, unexpected or differs
+            from its digest.
+    """
+    tensors = read_tensors(path)
+    digests = tensor_digests(tensors)
+    for name in sorted(listed.keys() | digests.keys()):
+        if digests.get(name) != listed.get(name):
+            raise LpstepsError(f"{path}: {name}: not the tensor that {manifest_path} lists")
+    return tensors
+
+
 def file_manifest(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """Return ``{"files": {name: {"sha256", "bytes"}}}`` for files of ``folder``."""
     return {

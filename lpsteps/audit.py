@@ -202,6 +202,8 @@ def explain(cell: dict[str, Any], artifacts: dict[str, Any]) -> Iterator[str]:
     yield f"{cell['id']}: {value}"
     if cell["stderr"] is not None:
         yield f"  standard error {cell['stderr']:.4g}, {cell['n'] or 'several'} samples"
+    if cell["interval"] is not None:
+        yield f"  95 % interval {cell['interval_text']} over the evaluation windows"
     if cell["published"] is not None:
         yield f"  the paper prints {cell['published_text']}"
     for part in cell["parts"]:

@@ -1,4 +1,4 @@
-"""How much of the calibration text a method runs the model on, when it runs the model itself."""
+"""Which part of the calibration text a method runs the model on, and which part it holds out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.errors import LpstepsError
+
+# One window in this many is held out.
+_HELDOUT_SHARE = 8
+
+
+def heldout_windows(count: int) -> int:
+    """Return how many windows at the end are held out from a fit: an eighth, at least one.
+
+    Args:
+        count: All windows.
+
+    Raises:
+        LpstepsError: None would be left to fit to.
+    """
+    if count < 2:
+        raise LpstepsError(
+            f"windows: {count}: one is held out, so at least 2 are needed; calibrate on more"
+        )
+    return max(1, count // _HELDOUT_SHARE)
 
 
 class TextParams(BaseModel):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from lpsteps.errors import LpstepsError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -20,12 +22,30 @@ class ModelInput:
     Attributes:
         folder: Folder of the dense model.
         compute: The ``compute.json`` that says in which dtype and where it runs.
-        windows: Token ids ``[windows, length]``, int64.
+        text: The windows of the calibration, token ids ``[windows, length]``, int64.
+        exclude_first: Tokens at the start of each window that are read but must not count. A method
+            that can leave them out reads ``text``, any other ``windows``.
     """
 
     folder: Path
     compute: Path
-    windows: npt.NDArray[np.int64]
+    text: npt.NDArray[np.int64]
+    exclude_first: int = 0
+
+    @property
+    def windows(self) -> npt.NDArray[np.int64]:
+        """The text, for methods in which every token counts.
+
+        Raises:
+            LpstepsError: The calibration excludes tokens.
+        """
+        if self.exclude_first:
+            raise LpstepsError(
+                f"calibration: exclude_first: {self.exclude_first}: this method counts every token "
+                "that it runs the model on; set it to 0, or use a method that reads statistics or "
+                "moments"
+            )
+        return self.text
 
     def load(self) -> PreTrainedModel:
         """Set up torch and load the dense model, for inference, in the dtype chosen for it.
@@ -39,3 +59,16 @@ class ModelInput:
         configure_torch()
         compute = read_compute(self.compute)
         return load_model(self.folder, compute.dtype, device=compute.device)
+
+    def facts(self) -> dict[str, str | int]:
+        """Return what a step's record says of a run: dtype, device and number of threads.
+
+        Raises:
+            LpstepsError: ``compute.json`` is malformed or names a device that is not there.
+        """
+        from lpsteps.models.loading import configure_torch, read_compute
+
+        threads = configure_torch()
+        compute = read_compute(self.compute)
+        dtype = str(compute.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "device": compute.device.type, "threads": threads}

@@ -15,11 +15,11 @@ ridge, and one decomposition serves every ridge.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.errors import LpstepsError
 
@@ -32,6 +32,33 @@ RelativeRidge = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["he
 
 RIDGE_GRID: Final = (0.0, *(10.0 ** (exponent / 2) for exponent in range(-16, 5)))
 """Relative ridges that ``"heldout"`` chooses from: none, and 1e-8 to 100 in half decades."""
+
+
+class RidgeParams(BaseModel):
+    """The ridge of a fit, relative or as an absolute number.
+
+    Attributes:
+        ABSOLUTE: Name of the parameter with the absolute one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ABSOLUTE: ClassVar[str]
+
+    relative_ridge: RelativeRidge | None = Field(
+        default=None,
+        description="Ridge in units of the mean eigenvalue of the matrix that it is added to, "
+        "instead of an absolute one; heldout: the one of 0 and 1e-8 to 100 with the least error on "
+        "held-out windows",
+    )
+
+    @model_validator(mode="after")
+    def _one_ridge(self) -> Self:
+        if self.relative_ridge is not None and self.ABSOLUTE in self.model_fields_set:
+            raise ValueError(
+                f"{self.ABSOLUTE} and relative_ridge are two ways to set one ridge: give one"
+            )
+        return self
 
 
 @dataclass(frozen=True, eq=False)

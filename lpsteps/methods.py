@@ -63,3 +63,16 @@ def recovery_needs(method: ModuleType, params: BaseModel) -> frozenset[Need]:
     """
     needs: frozenset[Need] = method.needs(params) if hasattr(method, "needs") else method.NEEDS
     return needs
+
+
+def unsuited(method: ModuleType, n: int) -> str | None:
+    """Return why a recovery cannot repair any cut of ``n`` layers, or None when it can.
+
+    A module says so in a function ``unsuited(n)`` of its own; one without it takes every cut.
+
+    Args:
+        method: Module of the method.
+        n: Number of removed layers.
+    """
+    reason: str | None = method.unsuited(n) if hasattr(method, "unsuited") else None
+    return reason

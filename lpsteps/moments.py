@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.artifacts import read_json, read_tensors, tensor_digests, write_json, write_tensors
+from lpsteps.artifacts import read_json, tensor_digests, verified_tensors, write_json, write_tensors
 from lpsteps.errors import LpstepsError
 from lpsteps.validation import validated
 
@@ -197,11 +197,7 @@ def read_moments(manifest_path: Path, kind: MomentsKind) -> list[GapMoments]:
     if manifest.kind != kind:
         raise LpstepsError(f"{manifest_path}: kind: {manifest.kind}: must be {kind}")
     tensor_path = moments_tensors(manifest_path, kind)
-    tensors = read_tensors(tensor_path)
-    digests = tensor_digests(tensors)
-    for name in sorted(manifest.tensors.keys() | digests.keys()):
-        if digests.get(name) != manifest.tensors.get(name):
-            raise LpstepsError(f"{tensor_path}: {name}: not the tensor that {manifest_path} lists")
+    tensors = verified_tensors(tensor_path, manifest.tensors, manifest_path)
     try:
         parts = [
             (

@@ -22,7 +22,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.artifacts import read_json, read_tensors, tensor_digests, write_json, write_tensors
+from lpsteps.artifacts import (
+    read_json,
+    tensor_digests,
+    verified_tensors,
+    write_json,
+    write_tensors,
+)
 from lpsteps.errors import LpstepsError
 from lpsteps.validation import validated
 
@@ -295,12 +301,7 @@ def read_patches(manifest_path: Path) -> PatchSet:
             the manifest states another ``parameters`` or ``foldable`` than follows from the rest.
     """
     manifest = validated(_Manifest, read_json(manifest_path), str(manifest_path))
-    tensor_path = tensors_beside(manifest_path)
-    tensors = read_tensors(tensor_path)
-    digests = tensor_digests(tensors)
-    for name in sorted(manifest.tensors.keys() | digests.keys()):
-        if digests.get(name) != manifest.tensors.get(name):
-            raise LpstepsError(f"{tensor_path}: {name}: not the tensor that {manifest_path} lists")
+    tensors = verified_tensors(tensors_beside(manifest_path), manifest.tensors, manifest_path)
     try:
         gaps = tuple(
             GapPatch(

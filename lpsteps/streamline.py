@@ -4,6 +4,12 @@ The module reads what the first removed layer reads in the dense model and is tr
 squared error, to return what the layer after the gap reads (arXiv 2403.19135, the part on layer
 replacement). Both are recomputed for every batch by the frozen layers in front of the gap and
 inside it, so nothing is stored, however long the text is.
+
+Learning rates, warm-up, weight decay, clipping and one epoch are those of the released code for
+this loss. It takes an optimiser step per 128 sequences, accumulated over 16 micro-batches of 8, of
+100 000 documents; here ``batch`` is the whole batch of a step, because the text is short. The decay
+rates of AdamW's moments are those that the code sets in its other training, on the loss of the
+language model.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class StreamlineParams(TrainingParams):
-    """Parameters of LLM-Streamline; the defaults are those of its released code."""
+    """Parameters of LLM-Streamline."""
 
     epochs: int = Field(default=1, ge=1, description="Passes over the text")
     batch: int = Field(default=8, ge=1, description="Sequences per step")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from lpsteps.calibration_text import heldout_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.progress import track
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 Tokens = npt.NDArray[np.int64]
 Curve = npt.NDArray[np.float64]
-
-# One window in this many is held out to choose the best state.
-HELDOUT_SHARE = 8
 
 
 class TrainingParams(BaseModel):
@@ -116,10 +114,8 @@ def training_text(windows: Tokens, params: TrainingParams) -> TrainingText:
             f"windows: {count} x {length} tokens: the calibration text has "
             f"{available} x {window_length}; ask for less or calibrate on more"
         )
-    if count < 2:
-        raise LpstepsError("windows: 1: one is held out, so a training needs at least 2")
     pieces = window_length // length
-    heldout = pieces * max(1, count // HELDOUT_SHARE)
+    heldout = pieces * heldout_windows(count)
     sequences = windows[:count, : pieces * length].reshape(-1, length)
     return TrainingText(sequences[:-heldout], sequences[-heldout:])
 

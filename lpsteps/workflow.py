@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lpsteps import methods
+from lpsteps.calibration_text import heldout_windows
 from lpsteps.config import (
     ArchiveSource,
     Config,
@@ -26,6 +27,7 @@ from lpsteps.config import (
 )
 from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
 from lpsteps.recovery.base import Need, moments_kind
+from lpsteps.repair_text import RepairParams
 from lpsteps.training import TrainingParams
 
 DENSE = "dense"
@@ -90,8 +92,8 @@ def variants(config: Config) -> dict[Variant, list[str]]:
     """Return all variants that the profile's tables show, with the benchmarks shown of each.
 
     Table rows whose selection or recovery the definitions lack are left out here; the table shows
-    them as missing, with the reason that the table's definition states. So are columns of
-    benchmarks that no suite of the profile scores.
+    them as missing, with the reason that the table's definition states. So are levels that a
+    recovery is unsuited for, and columns of benchmarks that no suite of the profile scores.
 
     Returns:
         Sorted by variant; the benchmarks are sorted, too.
@@ -110,15 +112,17 @@ def variants(config: Config) -> dict[Variant, list[str]]:
 def _variants_of(
     config: Config, model: str, query: tuple[str, str] | None, counts: Sequence[int]
 ) -> Iterator[Variant]:
-    """Yield the variants of one table row: the dense model, or one for each pruning level."""
+    """Yield the variants of one table row: the dense model, or one for each suitable level."""
     if query is None:
         yield Variant(model)
         return
     selection, recovery = query
     defined = config.definitions
     if selection in defined.selections and recovery in defined.recoveries:
+        method = methods.recovery_method(defined.recoveries[recovery].method)
         for n in counts:
-            yield Variant(model, config.profile.calibration, selection, n, recovery)
+            if methods.unsuited(method, n) is None:
+                yield Variant(model, config.profile.calibration, selection, n, recovery)
 
 
 def selection_counts(config: Config, model: str, selection: str) -> list[int]:
@@ -192,6 +196,21 @@ def build_patch_mb(config: Config, model: str, n: int, recovery: str) -> int:
     megabytes = 2 * memory_mb(config, model) if "model" in needs else 1000
     kind = moments_kind(needs)
     return megabytes if kind is None else megabytes + moments_mb(config, model, n, kind)
+
+
+def rank_layers_mb(config: Config, model: str, selection: str) -> int:
+    """Return the memory for a ranking: of statistics, or of a model and as much for gradients.
+
+    A metric that repairs its candidates also sums up two float64 matrices for every layer.
+    """
+    if "model" not in selection_needs(config, selection):
+        return 1000
+    entry = config.definitions.models[model]
+    megabytes = memory_mb(config, model) + entry.parameters * 4 // 10**6
+    metric = methods.selection_method(config.definitions.selections[selection].metric)
+    if issubclass(metric.Params, RepairParams):
+        megabytes += 2 * entry.n_layers * entry.hidden_size**2 * 8 // 10**6
+    return megabytes
 
 
 def corpora_manifest(config: Config, corpus: str) -> str:
@@ -334,21 +353,25 @@ def selection_modules(config: Config, selection: str) -> list[str]:
     return [f"lpsteps.selection.{config.definitions.selections[selection].metric}"]
 
 
-def rank_layers_spec(config: Config, model: str, selection: str) -> dict[str, Any]:
+def rank_layers_spec(
+    config: Config, model: str, calibration: str, selection: str
+) -> dict[str, Any]:
     """Return the settings of ``rank_layers``.
 
     A ranking from statistics is cheap, so it covers every number of layers and another pruning
-    level leaves it alone. One that runs the model covers what some table asks for; if it removes
-    one layer after the other, the largest number covers the smaller ones.
+    level leaves it alone; so does a ranking of single layers, which serves every number at once.
+    Others that run the model cover what some table asks for; if layers are removed one after the
+    other, the largest number covers the smaller ones. A metric that runs the model reads the same
+    windows as the calibration.
     """
     entry = config.definitions.selections[selection]
     n_layers = config.definitions.models[model].n_layers
     counts = list(range(1, n_layers))
-    if "model" in selection_needs(config, selection):
+    kind = methods.selection_method(entry.metric).KIND
+    if "model" in selection_needs(config, selection) and kind != "single":
         wanted = selection_counts(config, model, selection)
-        kind = methods.method_module("selection", entry.metric).KIND
         counts = wanted[-1:] if kind == "sequence" else wanted
-    return {
+    spec: dict[str, Any] = {
         "selection": selection,
         "metric": entry.metric,
         "params": entry.params,
@@ -357,6 +380,10 @@ def rank_layers_spec(config: Config, model: str, selection: str) -> dict[str, An
         "seed": config.profile.seed,
         "modules": selection_modules(config, selection),
     }
+    if "model" in selection_needs(config, selection):
+        spec["windows"] = config.definitions.calibrations[calibration].windows
+        spec["exclude_first"] = config.definitions.calibrations[calibration].exclude_first
+    return spec
 
 
 def choose_layers_spec(config: Config, model: str, selection: str, n: int) -> dict[str, Any]:
@@ -406,6 +433,7 @@ def build_patch_spec(config: Config, calibration: str, recovery: str) -> dict[st
     }
     if "model" in recovery_needs(config, recovery):
         spec["windows"] = config.definitions.calibrations[calibration].windows
+        spec["exclude_first"] = config.definitions.calibrations[calibration].exclude_first
         spec["seed"] = config.profile.seed
     return spec
 
@@ -438,19 +466,36 @@ def evaluate_spec(config: Config, model: str, lineage: str, suite: str) -> dict[
 
 
 def recovery_facts(config: Config, recovery: str) -> dict[str, Any]:
-    """Return what the tables say of a recovery: title, training, tokens of text that it reads."""
+    """Return what the tables say of a recovery.
+
+    Its title, the tokens of text that it reads, how long it is trained on how many of them, and
+    for which of the profile's numbers of layers it is unsuited, with the reasons.
+    """
     entry = config.definitions.recoveries[recovery]
-    params = methods.recovery_method(entry.method).Params(**entry.params)
-    tokens = 0
-    if recovery_needs(config, recovery):
-        calibration = config.definitions.calibrations[config.profile.calibration]
-        corpus = config.definitions.corpora[calibration.corpus]
-        length = getattr(params, "length", None) or corpus.length or config.profile.window_length
-        tokens = (getattr(params, "windows", None) or calibration.windows) * length
+    method = methods.recovery_method(entry.method)
+    params = method.Params(**entry.params)
+    calibration = config.definitions.calibrations[config.profile.calibration]
+    corpus = config.definitions.corpora[calibration.corpus]
+    window = corpus.length or config.profile.window_length
+    tokens, training = 0, None
+    if isinstance(params, TrainingParams):
+        windows = params.windows or calibration.windows
+        length = params.length or window
+        per_window = window // length * length
+        tokens = windows * per_window
+        # With one window alone the training itself will say that it needs more.
+        fitted = windows - heldout_windows(windows) if windows > 1 else 0
+        training = {"epochs": params.epochs, "tokens": fitted * per_window}
+    elif methods.recovery_needs(method, params):
+        tokens = calibration.windows * (window - calibration.exclude_first)
+    rows = config.profile.tables.values()
+    levels = {n for row in rows for counts in row.values() for n in counts}
+    reasons = {str(n): methods.unsuited(method, n) for n in sorted(levels)}
     return {
         "title": entry.title,
-        "trained": isinstance(params, TrainingParams),
         "calibration_tokens": tokens,
+        "training": training,
+        "unsuited": {n: reason for n, reason in reasons.items() if reason is not None},
     }
 
 

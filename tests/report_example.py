@@ -46,12 +46,16 @@ QA = {
 TEXT = {"wikipedia": (12, 40), "novels": (9, 31), "stories": (7, 22)}
 SELECTIONS = {"shortgpt": "ShortGPT", "llm-streamline": "LLM-Streamline (None)", "sleb": "SLEB"}
 RECOVERIES = {
-    "none": {"title": "none", "trained": False, "calibration_tokens": 0},
-    "channel-scale": {"title": "+ d", "trained": False, "calibration_tokens": 16_384},
-    "linearpatch": {"title": "LinearPatch", "trained": False, "calibration_tokens": 16_384},
-    "prune-and-comp": {"title": "Prune&Comp", "trained": False, "calibration_tokens": 16_384},
-    "least-squares": {"title": "Ghosted Layers", "trained": False, "calibration_tokens": 16_384},
-    "streamline-ffn": {"title": "FFN", "trained": True, "calibration_tokens": 16_384},
+    "none": {"title": "none", "calibration_tokens": 0},
+    "channel-scale": {"title": "+ d", "calibration_tokens": 16_384},
+    "linearpatch": {"title": "LinearPatch", "calibration_tokens": 16_384},
+    "prune-and-comp": {"title": "Prune&Comp", "calibration_tokens": 16_384},
+    "least-squares": {"title": "Ghosted Layers", "calibration_tokens": 16_384},
+    "streamline-ffn": {
+        "title": "FFN",
+        "calibration_tokens": 16_384,
+        "training": {"epochs": 8, "tokens": 14_336},
+    },
 }
 # How much of the damage each one repairs.
 REPAIRED = {

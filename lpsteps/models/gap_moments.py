@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lpsteps.calibration_text import heldout_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.gap_pass import run_until
@@ -21,9 +22,6 @@ from lpsteps.progress import track
 
 Weighting = Literal["uniform", "inverse_norm"]
 Tokens = npt.NDArray[np.int64]
-
-# One window in this many is held out, at least one.
-HELDOUT_SHARE = 8
 
 
 def gap_moments(
@@ -334,11 +332,9 @@ def _fit_and_heldout(
         LpstepsError: There is no window to fit to, or no token that counts.
     """
     count, length = windows.shape
-    if count < 2:
-        raise LpstepsError("windows: 1: one is held out, so moments need at least 2")
+    heldout = heldout_windows(count)
     if not 0 <= exclude_first < length:
         raise LpstepsError(f"exclude_first: {exclude_first}: must lie in 0 to {length - 1}")
-    heldout = max(1, count // HELDOUT_SHARE)
     parts: list[list[Moments]] = []
     for name, part in (("moments", windows[:-heldout]), ("held-out", windows[-heldout:])):
         for first in track(range(0, len(part), batch), name):

@@ -10,7 +10,11 @@ A method is one module of this package. It defines:
 ``Params``
     A frozen pydantic model of its parameters, with a description of every field.
 ``build(context, params)``
-    The work: a :class:`~lpsteps.patches.PatchSet` with one patch per gap of the plan.
+    The work: a :class:`~lpsteps.patches.PatchSet` with at most one patch per gap of the plan, new
+    values for parameters of the layers that stay, and removed layers that stay after all.
+``unsuited(n)``
+    Optional: why the method cannot repair a plan of n removed layers, in a few words, or None where
+    it can.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
 inputs come in through the context, and heavy libraries are imported inside functions.
@@ -119,6 +123,24 @@ class RecoveryContext:
 def moments_kind(needs: frozenset[Need]) -> MomentsKind | None:
     """Return the kind of moments that a recovery reads, or None when it reads none."""
     return next((kind for need, kind in _MOMENTS_KINDS.items() if need in needs), None)
+
+
+class WeightingParams(BaseModel):
+    """Parameters of the methods that fit to the stream, in which tokens can be weighted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weighting: Literal["uniform", "inverse_norm"] = Field(
+        default="uniform",
+        description="Weight of a token: the same for all, or less the larger its activations are",
+    )
+
+
+def stream_need(params: WeightingParams) -> frozenset[Need]:
+    """Return the moments that belong to a weighting."""
+    return frozenset(
+        {"stream-moments" if params.weighting == "uniform" else "weighted-stream-moments"}
+    )
 
 
 class RatioParams(BaseModel):

@@ -1,26 +1,26 @@
 """Least squares for the cut and for what surrounds it: a patch, and refitted output projections.
 
-One matrix at the cut cannot make up for what n layers computed from each token alone. The surviving
-layers have nonlinear features of their own, though, and what they write to the residual stream is
-linear in them: attention and MLP end in an output projection. So all of it is one chain of ridge
-regressions, solved in the order in which the model runs, with no gradient step:
+A matrix at the cut can restore what the removed layers added only as far as it is linear in the
+stream. The surviving layers have nonlinear features of their own, though, and what they write to
+the stream is linear in them: attention and MLP end in an output projection. So all of it is one
+chain of ridge regressions, solved in the order in which the model runs, without a gradient step:
 
-- In front of a gap, the patch W and a change D of the MLP's output projection are fitted together:
-  ``min |X W + h D W - X_e|^2``, with X the stream that enters the gap and h what the projection
-  reads.
-- Behind a gap, the output projections of attention and MLP of every layer are moved, one after the
-  other, towards the stream of the dense model: ``min |r + h D - X_{l+1}|^2 + ridge |D|^2``, with r
-  the repaired model's stream behind the layer and h what the projection reads in that model.
+- In front of a gap, the patch W and what the MLP adds beyond its own output, D, are fitted
+  together: ``min |X W + h D - X_e|^2``, with X the stream that enters the gap and h what the output
+  projection reads. The projection then adds ``D W^-1``.
+- Behind a gap, the output projections of attention and MLP of every layer, up to the one in front
+  of the next gap, are moved one after the other towards the stream of the dense model:
+  ``min |r + h D - X_{l+1}|^2 + ridge |D|^2``, with r the repaired model's stream behind the layer
+  and h what the projection reads in that model.
 
 A change costs no parameter and no time: it is added to the weight. What is left to store is the
-patch, as large as LinearPatch's. The idea combines Ghosted Layers (the matrix), ReplaceMe (the
-projection in front) and the layer-by-layer error correction of post-training compression; the ridge
-draws each projection to the weight that the model was trained with.
+patch, as large as LinearPatch's. The matrix alone is Ghosted Layers (arXiv:2605.15491), the
+projection in front alone is the idea of ReplaceMe (arXiv:2505.02819).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
-
-if TYPE_CHECKING:
-    from lpsteps.models.refit import Refit
 
 TITLE: Final = "Branch refit"
 PAPER: Final = ""
@@ -46,7 +43,7 @@ class Params(BaseModel):
         default=0.5,
         gt=0,
         allow_inf_nan=False,
-        description="Pull of each projection towards its own weight, in units of the mean "
+        description="Ridge on what each projection adds to the stream, in units of the mean "
         "eigenvalue of what it reads",
     )
     patch_ridge: float = Field(
@@ -60,7 +57,10 @@ class Params(BaseModel):
         default=True, description="Fit the MLP in front of each gap together with the patch"
     )
     behind: int | None = Field(
-        default=None, ge=0, description="Layers to refit behind each gap; null for all"
+        default=None,
+        ge=0,
+        description="Layers to refit behind each gap; null for all up to the one in front of the "
+        "next gap",
     )
     batch: int = Field(default=4, ge=1, description="Windows per forward pass")
 
@@ -69,27 +69,19 @@ def build(context: RecoveryContext, params: Params) -> PatchSet:
     """Refit the model around its gaps.
 
     Returns:
-        One matrix per gap and the refitted projections. Audit: for each gap and each refitted layer
-        the error of the stream, relative to the dense stream and without massive tokens, before and
-        after.
+        One matrix per gap and the refitted projections. Audit: relative errors of the stream,
+        float64 ``[before or after, ordinary or massive tokens]``, behind each gap and behind each
+        layer whose two projections were refitted.
 
     Raises:
-        LpstepsError: The model is missing, its family normalises what its branches write, or an
-            activation is not finite.
+        LpstepsError: The model is missing, its family normalises what its branches write, an
+            activation is not finite, or a ridge is too small for the text.
     """
-    from lpsteps.models.refit import refit
+    from lpsteps.models.refit import RefitSettings, refit
 
     source = context.needed_model()
-    done: Refit = refit(
-        source.load(),
-        source.windows,
-        context.plan,
-        ridge=params.ridge,
-        patch_ridge=params.patch_ridge,
-        in_front=params.in_front,
-        behind=params.behind,
-        batch=params.batch,
-    )
+    settings = RefitSettings(**params.model_dump())
+    done = refit(source.load(), source.windows, context.plan, settings)
     gaps = tuple(
         GapPatch(start, end, (Operation("matrix", matrix),))
         for (start, end), matrix in zip(context.plan.gaps, done.patches, strict=True)

@@ -13,23 +13,23 @@ can be fitted to what the repaired model in front of it computes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from lpsteps.errors import LpstepsError
 from lpsteps.least_squares import (
     Centre,
-    RelativeRidge,
+    RidgeParams,
     RidgeSolver,
     added_regression,
     resolved_ridge,
 )
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.plan import Plan
-from lpsteps.recovery.base import Need, RecoveryContext
+from lpsteps.recovery.base import Need, RecoveryContext, WeightingParams, stream_need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,22 +42,13 @@ TITLE: Final = "Ghosted Layers (least squares)"
 PAPER: Final = "https://arxiv.org/abs/2605.15491"
 
 
-class Params(BaseModel):
+class Params(RidgeParams, WeightingParams):
     """Parameters of the least-squares matrix; the defaults are the paper's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    ABSOLUTE: ClassVar[str] = "epsilon"
 
-    weighting: Literal["uniform", "inverse_norm"] = Field(
-        default="uniform",
-        description="Weight of a token: the same for all, or less the larger its activations are",
-    )
     epsilon: float = Field(
         default=1e-6, ge=0, allow_inf_nan=False, description="Ridge on M, in units of A'A"
-    )
-    relative_ridge: RelativeRidge | None = Field(
-        default=None,
-        description="Ridge on M in units of the mean eigenvalue of A'A, instead of epsilon; "
-        "heldout: the one of 0 and 1e-8 to 100 with the least error on held-out windows",
     )
     intercept: bool = Field(
         default=False, description="Whether a constant is fitted too, for hidden_size parameters"
@@ -71,20 +62,12 @@ class Params(BaseModel):
         "to the gap",
     )
 
-    @model_validator(mode="after")
-    def _one_ridge(self) -> Self:
-        if self.relative_ridge is not None and "epsilon" in self.model_fields_set:
-            raise ValueError("epsilon and relative_ridge are two ways to set one ridge: give one")
-        return self
-
 
 def needs(params: Params) -> frozenset[Need]:
     """Return the moments of the weighting, or the model when moments depend on the repair."""
     if params.statistics == "sequential":
         return frozenset({"model"})
-    return frozenset(
-        {"stream-moments" if params.weighting == "uniform" else "weighted-stream-moments"}
-    )
+    return stream_need(params)
 
 
 def fit_gap(
@@ -150,8 +133,15 @@ def _sequential_moments(
     removed = tuple(layer for layer in context.plan.layers if layer < gap[1])
     pruned = copy.deepcopy(dense)
     apply_plan(pruned, Plan.removing(context.plan.n_layers, removed), PatchSet(tuple(repaired)))
-    windows = context.needed_model().windows
-    return sequential_gap_moments(dense, pruned, windows, gap, weighting=params.weighting)
+    source = context.needed_model()
+    return sequential_gap_moments(
+        dense,
+        pruned,
+        source.text,
+        gap,
+        weighting=params.weighting,
+        exclude_first=source.exclude_first,
+    )
 
 
 def build(context: RecoveryContext, params: Params) -> PatchSet:

@@ -13,37 +13,26 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lpsteps.hadamard import basis_matrix
 from lpsteps.least_squares import diagonal_scales
 from lpsteps.patches import GapPatch, Operation, PatchSet
-from lpsteps.recovery.base import Need, RecoveryContext
+from lpsteps.recovery.base import RecoveryContext, WeightingParams, stream_need
 from lpsteps.recovery.linearpatch import patch_matrix
 
 TITLE: Final = "Least-squares scales"
 PAPER: Final = ""
 
+needs = stream_need
 
-class Params(BaseModel):
+
+class Params(WeightingParams):
     """Parameters of the fitted scales."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     basis: Literal["hadamard", "identity"] = Field(
         default="hadamard",
         description="Basis in which channels are rescaled; identity: scales of the raw channels",
-    )
-    weighting: Literal["uniform", "inverse_norm"] = Field(
-        default="uniform",
-        description="Weight of a token: the same for all, or less the larger its activations are",
-    )
-
-
-def needs(params: Params) -> frozenset[Need]:
-    """Return the moments that belong to the weighting."""
-    return frozenset(
-        {"stream-moments" if params.weighting == "uniform" else "weighted-stream-moments"}
     )
 
 

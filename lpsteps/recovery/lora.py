@@ -4,6 +4,12 @@ This is the usual way to heal a model whose layers were cut out (Shortened LLaMA
 LLM-Pruner, arXiv 2305.11627): adapters on all linear projections of the remaining layers, trained
 to predict the next token. The merged model has the architecture of the dense one. It is not a
 repair of the cut alone: it also adapts the model to its training text.
+
+The released code of Shortened LLaMA trains on instructions, cut off at 256 tokens, of which the
+prompts do not count in the loss, with an optimiser step per 64 of them, accumulated over
+micro-batches of 4. Here every token of the calibration text counts and ``batch`` is the whole batch
+of a step, because a short text would otherwise give hardly any steps; the learning rate has no
+warm-up and decays to zero along a cosine, and the epoch with the least held-out loss is kept.
 """
 
 from __future__ import annotations
@@ -30,7 +36,11 @@ NEEDS: Final[frozenset[Need]] = frozenset({"model"})
 
 
 class Params(TrainingParams):
-    """Parameters of the adapters; the defaults are those of Shortened LLaMA's released code."""
+    """Parameters of the adapters.
+
+    Rank, alpha, dropout, learning rate and epochs are by default those of Shortened LLaMA's
+    released code.
+    """
 
     epochs: int = Field(default=2, ge=1, description="Passes over the text")
     batch: int = Field(default=4, ge=1, description="Sequences per step")

@@ -1,46 +1,37 @@
 """Procrustes: the best repair that a stock architecture can absorb.
 
-A map of the residual stream can be folded into the weights in front of it exactly if it changes
-every row's norm by the same factor, because normalised readers can undo anything but a change of
-norms: a number times an orthogonal matrix, ``c Q``. (Prune&Comp is ``Q = I``; the rotations of
+A map of the residual stream can be folded into the weights behind it exactly if it changes every
+row's norm by the same factor: a number times an orthogonal matrix, ``c Q``. An RMSNorm without
+weights forgets the number and commutes with the rotation, so the layers behind the gap can work on
+the stream as it was (:mod:`lpsteps.models.folding`). (Prune&Comp is ``Q = I``; the rotations of
 QuaRot, https://arxiv.org/abs/2404.00456, are ``c = 1``.) Of these maps this one has the least
 squared error (P. Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966).
 
-Unfolded it costs ``hidden_size ** 2`` parameters per gap, folded it costs nothing.
+It costs ``hidden_size ** 2`` parameters per gap. Folded it costs none, unless the language-model
+head is tied to the embedding: the head is rotated and the embedding is not, which unties them, for
+``vocabulary * hidden_size`` further parameters. It folds in families whose branches have an RMSNorm
+in front and no norm behind: Llama, Mistral, Qwen 2, Qwen 3 and Phi 3.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.least_squares import scaled_rotation
 from lpsteps.patches import GapPatch, Operation, PatchSet
-from lpsteps.recovery.base import Need, RecoveryContext
+from lpsteps.recovery.base import RecoveryContext, WeightingParams, stream_need
 
 TITLE: Final = "Procrustes"
 PAPER: Final = ""
 
+needs = stream_need
 
-class Params(BaseModel):
+
+class Params(WeightingParams):
     """Parameters of the Procrustes fit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    weighting: Literal["uniform", "inverse_norm"] = Field(
-        default="uniform",
-        description="Weight of a token: the same for all, or less the larger its activations are",
-    )
-
-
-def needs(params: Params) -> frozenset[Need]:
-    """Return the moments that belong to the weighting."""
-    return frozenset(
-        {"stream-moments" if params.weighting == "uniform" else "weighted-stream-moments"}
-    )
 
 
 def build(context: RecoveryContext, params: Params) -> PatchSet:

@@ -1,8 +1,8 @@
 """Procrustes and ReplaceMe together: all that folds exactly into the weights around a gap.
 
-A stock architecture can absorb a scaled rotation ``c Q`` of the stream in front of a gap, and any
-map T of the last MLP output m in it. With A and B the stream in front of the gap and behind it, and
-``y = A - m``, they are fitted in turn to ``|(y + m T) c Q - B|^2``:
+A stock architecture can absorb a scaled rotation ``c Q`` of the stream, in the layers behind a gap,
+and any map T of the last MLP output m in front of it. With A and B the stream in front of the gap
+and behind it, and ``y = A - m``, they are fitted in turn to ``|(y + m T) c Q - B|^2``:
 
 - given T, ``c Q`` is the solution of the orthogonal Procrustes problem from ``y + m T`` to B;
 - given ``c Q``, ``T' = T c Q`` solves the least-squares problem ``|y c Q + m T' - B|^2``
@@ -10,7 +10,8 @@ map T of the last MLP output m in it. With A and B the stream in front of the ga
 
 Each step has the least error that it can have given the other, so no round makes it larger. T goes
 into the layer's output projection at once. The rotation is an operation of ``hidden_size ** 2``
-parameters per gap until it is folded; then the repair costs nothing.
+parameters per gap until it is folded; where, and at which cost for a language-model head that is
+tied to the embedding, is told in :mod:`lpsteps.recovery.procrustes`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Layers make the stream grow, so without them the layers behind a gap read a stream that is too
 small against what they add themselves. The number is the mean over samples and channels of a
 channel's mean absolute activation behind the gap over the one in front of it (section 3.2). It
-folds into the weights of the remaining layers, so that the repaired model costs nothing extra.
+folds into weights, in every family, so that the repaired model costs nothing extra: the paper
+multiplies what is written to the stream in front of the gap, :mod:`lpsteps.models.folding` divides
+what is written behind it, which works with a head that is tied to the embedding, too.
 
 The paper removes one layer at a time and chooses the next one on the repaired model. Here the plan
 is given; ``grouping: per_layer`` multiplies the numbers of the single layers as the paper does.

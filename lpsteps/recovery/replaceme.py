@@ -9,16 +9,16 @@ cannot touch what passes by the MLP.
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from lpsteps.errors import LpstepsError
 from lpsteps.least_squares import (
     Regression,
-    RelativeRidge,
+    RidgeParams,
     RidgeSolver,
     added_regression,
     resolved_ridge,
@@ -34,30 +34,19 @@ NEEDS: Final[frozenset[Need]] = frozenset({"branch-moments", "model"})
 Prior = Literal["zero", "identity"]
 
 
-class Params(BaseModel):
+class Params(RidgeParams):
     """Parameters of ReplaceMe; the defaults are the paper's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    ABSOLUTE: ClassVar[str] = "alpha"
 
     alpha: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="Ridge on T, in units of m'm"
-    )
-    relative_ridge: RelativeRidge | None = Field(
-        default=None,
-        description="Ridge on T in units of the mean eigenvalue of m'm, instead of alpha; "
-        "heldout: the one of 0 and 1e-8 to 100 with the least error on held-out windows",
     )
     prior: Prior = Field(
         default="zero",
         description="Where the ridge draws T: zero, as in the paper, switches the MLP off; "
         "identity leaves it as it is",
     )
-
-    @model_validator(mode="after")
-    def _one_ridge(self) -> Self:
-        if self.relative_ridge is not None and "alpha" in self.model_fields_set:
-            raise ValueError("alpha and relative_ridge are two ways to set one ridge: give one")
-        return self
 
 
 def branch_gaps(context: RecoveryContext) -> list[BranchGapMoments]:

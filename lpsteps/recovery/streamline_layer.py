@@ -30,6 +30,11 @@ class Params(StreamlineParams):
     """Parameters of the trained layer."""
 
 
+def unsuited(n: int) -> str | None:
+    """Return why a cut of ``n`` layers cannot be repaired, or None when it can."""
+    return "one trained layer cannot stand in for a single layer" if n < 2 else None
+
+
 def trained_layer(
     model: PreTrainedModel,
     gap: tuple[int, int],

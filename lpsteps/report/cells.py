@@ -8,19 +8,28 @@ and says why. Rounding happens in ``text`` alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan
 from lpsteps.report.aggregates import Estimate, mean, removed_ratio, retained_performance
 from lpsteps.report.bootstrap import RESAMPLES
 from lpsteps.report.definitions import NO_RECOVERY, Column, Row, TableDefinition
-from lpsteps.report.evidence import BuildSpec, Evidence, PatchFacts, Score, Sourced
+from lpsteps.report.evidence import (
+    BuildSpec,
+    Evidence,
+    ModelFacts,
+    PatchFacts,
+    RecoveryFacts,
+    Score,
+    Sourced,
+)
 from lpsteps.report.formats import (
-    format_answer,
     format_count,
+    format_foldable,
     format_interval,
     format_layers,
     format_share,
@@ -310,7 +319,7 @@ class _TableBuilder:
                     "label": row.label,
                     "kind": "measured",
                     "group": row.group,
-                    "note": self._same_layers(row, rows, model, n),
+                    "note": self._row_note(row, rows, model, n),
                     "cells": [
                         self._id(model, n, row.id, column.id) for column in self.definition.columns
                     ],
@@ -426,6 +435,9 @@ class _TableBuilder:
                 return row.missing or f"no selection '{row.selection}' is configured"
             if row.recovery not in self.spec.recoveries:
                 return row.missing or f"no recovery '{row.recovery}' is configured"
+            unsuited = self.spec.recoveries[row.recovery].unsuited
+            if blank.n_pruned in unsuited:
+                return unsuited[blank.n_pruned]
         plan_key = (blank.model, row.selection or "", blank.n_pruned)
         plan = f"{self.evidence.plan_folders.get(plan_key)}/plan.json"
         patch = f"{blank.variant}/patch.manifest.json"
@@ -510,6 +522,8 @@ class _TableBuilder:
         removed = len(plan.content.layers)
         added = patch.content.parameters if patch else 0
         note = f"{removed} x {facts.layer_parameters} - {added} of {facts.parameters} parameters"
+        kept = self._kept(row, blank.model, blank.n_pruned)
+        note = f"{note}; {kept}" if kept else note
         value = removed_ratio(removed, facts.layer_parameters, added, facts.parameters)
         return replace(
             blank,
@@ -529,31 +543,39 @@ class _TableBuilder:
                 blank,
                 status="measured",
                 value=nothing,
-                text=_cost_text(column, nothing),
+                text=_cost_text(column, nothing, ()),
                 note="by definition: nothing is repaired",
             )
         patch = self.evidence.patches.get(variant)
         if patch is None:
             return replace(blank, reason="there is no patch manifest")
         recovery = self.spec.recoveries[row.recovery]
+        facts = self.spec.models[blank.model]
         pointer, value = {
             "parameters_added": ("/parameters", patch.content.parameters),
-            "flops_added": (
-                "/tensors",
-                patch.content.flops(self.spec.models[blank.model].hidden_size),
-            ),
+            "flops_added": ("/tensors", patch.content.flops(facts.hidden_size)),
             "foldable": ("/foldable", patch.content.foldable),
-            "trained": ("/recovery", recovery.trained),
+            "trained": ("/recovery", recovery.training is not None),
             "calibration_tokens": ("/recovery", recovery.calibration_tokens),
         }[column.kind]
         return replace(
             blank,
             status="measured",
             value=value,
-            text=_cost_text(column, value),
+            text=_cost_text(column, value, patch.content.kinds),
             source=Source(patch.path, pointer, patch.sha256),
-            note=_cost_note(column, patch.content),
+            note=_cost_note(column, patch.content, facts, recovery),
         )
+
+    def _kept(self, row: Row, model: str, n: int) -> str | None:
+        """Say how many of the layers to remove stay after all, retrained; None if all go."""
+        patch = self.evidence.patches.get(
+            self.evidence.folders.get((model, n, row.selection, row.recovery), "")
+        )
+        if patch is None or not patch.content.restored:
+            return None
+        count = len(patch.content.restored)
+        return f"keeps {count} retrained layer{'s' if count > 1 else ''}"
 
     def _share_cell(self, row: Row, column: Column, model: str, n: int) -> Cell:
         blank = self._blank(row, column, model, n)
@@ -691,6 +713,10 @@ class _TableBuilder:
             return [], f"needs {', '.join(titles)}: {self._why_not_scored(absent[0])}"
         return names, None
 
+    def _row_note(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:
+        notes = (self._same_layers(row, rows, model, n), self._kept(row, model, n))
+        return ", ".join(filter(None, notes)) or None
+
     def _same_layers(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:
         """Name the selection of the first row above with the same layers and recovery, if any."""
         layers = self._removed(row, model, n)
@@ -706,6 +732,8 @@ class _TableBuilder:
         return plan.content.layers if plan else None
 
     def _mark_best(self, rows: Sequence[Row], model: str, n: int) -> None:
+        # A row that keeps some of the layers is smaller by fewer layers than the others.
+        rows = [row for row in rows if self._kept(row, model, n) is None]
         for column in self.definition.columns:
             if column.higher_is_better is None:
                 continue
@@ -724,24 +752,42 @@ class _TableBuilder:
                     self.cells[name] = replace(self.cells[name], mark="second")
 
 
-def _cost_text(column: Column, value: bool | int) -> str:
+def _cost_text(column: Column, value: bool | int, kinds: Collection[OperationKind]) -> str:
     if column.kind == "trained":
         return format_training(bool(value))
-    return format_answer(value) if isinstance(value, bool) else format_count(value)
-
-
-def _cost_note(column: Column, patch: PatchFacts) -> str | None:
-    """Say what a cost leaves open."""
-    kinds = sorted({operation.kind for gap in patch.gaps for operation in gap.operations})
-    untied = "a head that is tied to the embedding gets weights of its own"
     if column.kind == "foldable":
-        note = f"operations: {', '.join(kinds) or 'none'}"
-        return f"{note}; {untied} by folding" if "rotation" in kinds else note
-    inserted = column.kind in ("parameters_added", "flops_added") and kinds
+        return format_foldable(bool(value), kinds)
+    return format_count(value)
+
+
+def _cost_note(
+    column: Column, patch: PatchFacts, model: ModelFacts, recovery: RecoveryFacts
+) -> str | None:
+    """Say what a cost leaves open."""
+    turned = "rotation" in patch.kinds
+    outside = model.parameters - model.n_layers * model.layer_parameters
+    untied = (
+        "a head that is tied to the embedding then gets weights of its own, vocabulary x "
+        f"{model.hidden_size} parameters, at most {format_count(outside)}"
+    )
+    families = (
+        "rotations fold only into LLaMA, Mistral, Phi-3, Qwen2 and Qwen3, not into families whose "
+        "norms subtract the mean (OPT, GPT-NeoX) or follow the branches (Gemma 2 and 3, OLMo 2)"
+    )
+    if column.kind == "foldable":
+        note = f"operations: {', '.join(patch.kinds) or 'none, the stock architecture runs it'}"
+        return f"{note}; {families}; {untied}" if patch.foldable and turned else note
+    if column.kind == "trained" and recovery.training is not None:
+        epochs, tokens = recovery.training.epochs, format_count(recovery.training.tokens)
+        return f"{epochs} epoch{'s' if epochs > 1 else ''} of {tokens} tokens"
+    inserted = column.kind in ("parameters_added", "flops_added") and patch.kinds
     if not inserted or not patch.foldable or patch.restored:
         return None
     note = "none once folded into the weights"
-    return f"{note}, but {untied}" if "rotation" in kinds else note
+    if not turned:
+        return note
+    # The untied head computes what the tied one did.
+    return f"{note}; {families}" + (f"; {untied}" if column.kind == "parameters_added" else "")
 
 
 def _with_share(cell: Cell, share: Share) -> Cell:

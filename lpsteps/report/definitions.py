@@ -61,7 +61,8 @@ class Column(BaseModel):
             layers               the removed layers themselves
             parameters_added     parameters of the patches
             flops_added          floating-point operations of the patches for each token
-            foldable             whether the patches can be folded into the stock architecture
+            foldable             whether the patches can be folded into the stock architecture, and
+                                 by what
             trained              whether the repair is trained
             calibration_tokens   tokens of text that the repair reads
             ==================== ===============================================================

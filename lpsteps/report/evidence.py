@@ -52,14 +52,31 @@ class VariantFacts(BaseModel):
         return (self.model, self.n, self.selection, self.recovery)
 
 
+class TrainingFacts(BaseModel):
+    """How long a recovery is trained: passes over how many tokens, without the held-out ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(ge=1)
+    tokens: int = Field(ge=0)
+
+
 class RecoveryFacts(BaseModel):
-    """One recovery: its title, whether it is trained, and how much calibration text it reads."""
+    """One recovery.
+
+    Attributes:
+        title: Of the recovery.
+        calibration_tokens: Tokens of calibration text that it reads.
+        training: None when it is not trained.
+        unsuited: Why it cannot repair a cut of some number of layers, by that number.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    trained: bool
     calibration_tokens: int = Field(ge=0)
+    training: TrainingFacts | None = None
+    unsuited: dict[int, str] = {}
 
 
 class PlanFacts(BaseModel):
@@ -227,6 +244,11 @@ class PatchFacts(BaseModel):
         if follows != self.parameters:
             raise ValueError(f"parameters: {self.parameters}: but the tensors have {follows}")
         return self
+
+    @property
+    def kinds(self) -> tuple[OperationKind, ...]:
+        """The kinds of operations that are inserted, sorted."""
+        return tuple(sorted({kind for kind, _ in self._operations()}))
 
     def flops(self, hidden_size: int) -> int:
         """Return the floating-point operations that the patches add for each token.

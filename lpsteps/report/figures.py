@@ -95,6 +95,16 @@ class Picture:
         return len(self.levels) > 1
 
     @property
+    def has_bars(self) -> bool:
+        """Whether intervals are drawn: curves have only those of the best line, dots have all."""
+        return any(
+            point.bounds is not None
+            for line in self.lines
+            if line is self.best or not self.is_curve
+            for point in line.points
+        )
+
+    @property
     def best(self) -> Line | None:
         """The line with the best number where the most layers are removed."""
         last = [
@@ -146,11 +156,14 @@ def figure_view(
 ) -> FigureView:
     """Arrange the figure of a table for one model.
 
+    Sections that the paper prints at other levels have rows of their own and are not drawn.
+
     Args:
         table: A table of ``tables.json`` with a figure.
-        sections: The table's sections of the model.
+        sections: The table's sections of the model, at least one of them measured.
         cells: All cells by id.
     """
+    sections = [section for section in sections if section["kind"] == "measured"]
     columns = [column["id"] for column in table["columns"]]
     levels = sorted(section["n"] for section in sections if section["n"])
     found = {
@@ -244,11 +257,20 @@ def _caption(pictures: Sequence[Picture]) -> str:
     if not winners:
         return "No row of the figure has a number yet."
     if len(levels) == 1:
-        return (
-            f"With {levels[0]} layers removed, the only number of layers that was run. "
-            "Best first; bars are 95 % intervals."
+        text = (
+            f"With {levels[0]} layers removed, the only number of layers that was run. Best first."
         )
-    return f"In bold, the best with {levels[-1]} layers removed. {' '.join(winners)}"
+    else:
+        text = f"In bold, the best with {levels[-1]} layers removed. {' '.join(winners)}"
+    barred = [picture for picture in pictures if picture.has_bars]
+    if not barred:
+        return text
+    where = " and ".join(picture.title for picture in barred)
+    bars = "bars, on the best line only," if barred[0].is_curve else "bars"
+    return (
+        f"{text} In {where}, {bars} are 95 % intervals over the evaluation windows alone, not over "
+        "calibration texts or training seeds."
+    )
 
 
 def draw(picture: Picture) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from lpsteps.patches import OperationKind
 
 THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
@@ -25,9 +27,13 @@ def format_share(percent: float) -> str:
     return f"{percent:.1f}{THIN_SPACE}%"
 
 
-def format_answer(answer: bool) -> str:
-    """Return ``yes`` or ``no``."""
-    return "yes" if answer else "no"
+def format_foldable(foldable: bool, kinds: Collection[OperationKind]) -> str:
+    """Return ``no``, or what it takes to fold these kinds of operations: ``yes`` for nothing."""
+    if not foldable:
+        return "no"
+    if "rotation" in kinds:
+        return "by rotation"
+    return "by scaling" if kinds else "yes"
 
 
 def format_training(trained: bool) -> str:

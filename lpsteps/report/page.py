@@ -287,6 +287,7 @@ def _group_view(
         (name, len(list(members)))
         for name, members in itertools.groupby(columns, key=lambda column: column["group"])
     ]
+    drawn = table["figure"] and kind == "measured"
     return GroupView(
         anchor=f"{table['id']}-{first['model']}",
         title=first["title"],
@@ -305,7 +306,7 @@ def _group_view(
         bodies=bodies,
         absences=_absences(columns, bodies, cells),
         width=len(columns) + 1,
-        figure=figure_view(table, sections, cells) if table["figure"] and facts else None,
+        figure=figure_view(table, sections, cells) if drawn else None,
     )
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Candidate, Exemptions, Kind, Ranking, ranked_windows
+from lpsteps.selection.ranking import Exemptions, Kind, Ranking, ranking_of_windows
 
 TITLE: Final = "Angular distance (Gromov et al.)"
 PAPER: Final = "https://arxiv.org/abs/2403.17887"
@@ -30,10 +31,11 @@ class Params(Exemptions):
 def rank(context: SelectionContext, params: Params) -> Ranking:
     """Rank the windows of every n by rising distance; of equal ones the lowest goes first."""
     statistics = context.needed_statistics()
-    candidates: list[Candidate] = []
-    for n in context.counts:
+
+    def distances(n: int) -> npt.NDArray[np.float64]:
         # Rounding can push the cosine of parallel vectors past 1.
-        cosines = np.clip(statistics.last_token_cosines(n), -1.0, 1.0)
-        distances = np.arccos(cosines) / np.pi
-        candidates += ranked_windows(distances.mean(axis=0), n, params)
-    return Ranking(KIND, tuple(candidates))
+        angles = np.arccos(np.clip(statistics.last_token_cosines(n), -1.0, 1.0))
+        means: npt.NDArray[np.float64] = angles.mean(axis=0) / np.pi
+        return means
+
+    return ranking_of_windows(context.counts, distances, params)

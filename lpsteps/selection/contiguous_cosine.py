@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Candidate, Exemptions, Kind, Ranking, ranked_windows
+from lpsteps.selection.ranking import Exemptions, Kind, Ranking, ranking_of_windows
 
 TITLE: Final = "LLM-Streamline (contiguous cosine)"
 PAPER: Final = "https://arxiv.org/abs/2403.19135"
@@ -26,8 +26,9 @@ class Params(Exemptions):
 def rank(context: SelectionContext, params: Params) -> Ranking:
     """Rank the windows of every n by falling cosine; of equal ones the lowest window goes first."""
     statistics = context.needed_statistics()
-    candidates: list[Candidate] = []
-    for n in context.counts:
-        scores = ((1.0 + statistics.cosines(n)) / 2.0).mean(axis=0)
-        candidates += ranked_windows(scores, n, params, descending=True)
-    return Ranking(KIND, tuple(candidates))
+    return ranking_of_windows(
+        context.counts,
+        lambda n: ((1.0 + statistics.cosines(n)) / 2.0).mean(axis=0),
+        params,
+        descending=True,
+    )

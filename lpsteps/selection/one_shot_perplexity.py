@@ -3,6 +3,8 @@
 The score of a layer is the perplexity ``exp(mean loss per token)`` of the model that lacks this
 layer alone (section 3.1). Unlike SLEB it is not measured again after a removal. All layers are
 scored, also the ones that are exempt.
+
+The row "PPL+" of papers is this with ``exempt_first: 4`` and ``exempt_last: 2``.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from lpsteps.calibration_text import TextParams, text_to_use
 from lpsteps.errors import LpstepsError
 from lpsteps.progress import track
+from lpsteps.recovery.base import RatioParams, magnitude_ratios
 from lpsteps.selection.base import Need, SelectionContext
 from lpsteps.selection.ranking import Candidate, Exemptions, Kind, Ranking, ranked
 
@@ -39,10 +40,6 @@ TITLE: Final = "Prune&Comp (iterative block influence)"
 PAPER: Final = "https://arxiv.org/abs/2507.18212"
 KIND: Final[Kind] = "sequence"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
-
-# Smallest activation that counts, relative to the mean over the channels: a channel that is silent
-# on both sides of a layer keeps the ratio 1.
-_FLOOR = 1e-8
 
 
 class Params(TextParams, Exemptions):
@@ -60,10 +57,10 @@ def influence_and_scale(before: torch.Tensor, after: torch.Tensor) -> tuple[floa
 
     before, after = before.float(), after.float()
     cosines = torch.nn.functional.cosine_similarity(before, after, dim=2)
-    sources = before.abs().mean(dim=1, dtype=torch.float64)
-    targets = after.abs().mean(dim=1, dtype=torch.float64)
-    floor = _FLOOR * sources.mean(dim=1, keepdim=True)
-    ratios = torch.maximum(targets, floor) / torch.maximum(sources, floor)
+    source, target = (
+        stream.abs().mean(dim=1, dtype=torch.float64).cpu().numpy() for stream in (before, after)
+    )
+    ratios = magnitude_ratios(source, target, RatioParams())
     return 1.0 - float(cosines.mean(dtype=torch.float64)), float(ratios.mean())
 
 

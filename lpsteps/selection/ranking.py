@@ -17,7 +17,7 @@ was and how the metric judges a layer that it may not take. There are three kind
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -152,6 +152,35 @@ def ranked_windows(
         for start, score in enumerate(values)
     )
     return ranked(candidates, descending=descending)
+
+
+def ranking_of_windows(
+    counts: Sequence[int],
+    scores: Callable[[int], Iterable[float]],
+    exempt: Exemptions,
+    *,
+    descending: bool = False,
+) -> Ranking:
+    """Rank all windows of several lengths, each length for itself.
+
+    Args:
+        counts: Numbers of layers of a window.
+        scores: Gives the scores of the windows of one length, as :func:`ranked_windows` reads them.
+        exempt: Layers that must stay.
+        descending: Whether the highest score goes first; by default the lowest does.
+
+    Returns:
+        A ``window`` ranking.
+
+    Raises:
+        LpstepsError: The score of an eligible window is not a number.
+    """
+    candidates = [
+        candidate
+        for n in counts
+        for candidate in ranked_windows(scores(n), n, exempt, descending=descending)
+    ]
+    return Ranking("window", tuple(candidates))
 
 
 def choose(ranking: Ranking, n: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import Final
 from pydantic import Field
 
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Candidate, Exemptions, Kind, Ranking, ranked_windows
+from lpsteps.selection.ranking import Exemptions, Kind, Ranking, ranking_of_windows
 
 TITLE: Final = "Token-axis cosine (LinearPatch's code)"
 PAPER: Final = "https://arxiv.org/abs/2505.24680"
@@ -35,8 +35,9 @@ class Params(Exemptions):
 def rank(context: SelectionContext, params: Params) -> Ranking:
     """Rank the windows of every n by falling cosine; of equal ones the lowest window goes first."""
     statistics = context.needed_statistics()
-    candidates: list[Candidate] = []
-    for n in context.counts:
-        scores = statistics.token_axis_cosines(n).mean(axis=0)
-        candidates += ranked_windows(scores, n, params, descending=True)
-    return Ranking(KIND, tuple(candidates))
+    return ranking_of_windows(
+        context.counts,
+        lambda n: statistics.token_axis_cosines(n).mean(axis=0),
+        params,
+        descending=True,
+    )

@@ -41,6 +41,9 @@ class Settings(BaseModel):
     windows: int | None = Field(
         default=None, ge=1, description="Windows for a recovery that runs the model; null for all"
     )
+    exclude_first: int = Field(
+        default=0, ge=0, description="Tokens of each of these windows that must not count"
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the run")
     modules: list[str] = Field(default=[], description="Method modules, for the record")
 
@@ -88,7 +91,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         model = ModelInput(
             folder=arguments.model.parent,
             compute=step.read(arguments.compute),
-            windows=first_windows(step.read(arguments.windows), settings.windows),
+            text=first_windows(step.read(arguments.windows), settings.windows),
+            exclude_first=settings.exclude_first,
         )
     context = RecoveryContext(
         plan=read_plan(step.read(arguments.plan)),
@@ -100,6 +104,9 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     )
     patches = method.build(context, params)
 
+    if model is not None:
+        for key, fact in model.facts().items():
+            step.note(key, fact)
     step.note("seed", settings.seed)
     step.note("added_parameters", patches.parameters)
     write_patches(

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.data.window_file import read_windows
+from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.inputs import ModelInput
 from lpsteps.methods import selection_method
@@ -36,6 +36,12 @@ class Settings(BaseModel):
     params: dict[str, Any] = Field(default={}, description="Parameters of the metric")
     counts: list[int] = Field(min_length=1, description="Numbers of layers to remove")
     n_layers: int = Field(ge=2, description="Decoder layers of the dense model")
+    windows: int | None = Field(
+        default=None, ge=1, description="Windows for a metric that runs the model; null for all"
+    )
+    exclude_first: int = Field(
+        default=0, ge=0, description="Tokens of each of these windows that must not count"
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the run")
     modules: list[str] = Field(default=[], description="Method modules, for the record")
 
@@ -72,7 +78,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         model = ModelInput(
             folder=arguments.model.parent,
             compute=step.read(arguments.compute),
-            windows=read_windows(step.read(arguments.windows)),
+            text=first_windows(step.read(arguments.windows), settings.windows),
+            exclude_first=settings.exclude_first,
         )
     context = SelectionContext(settings.n_layers, counts, settings.seed, statistics, model)
     ranking = metric.rank(context, params)
@@ -87,6 +94,9 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             step.logger.info("%s: %s", settings.selection, error)
         else:
             step.logger.info("%s gives up %d layers in the order %s", settings.selection, n, order)
+    if model is not None:
+        for key, fact in model.facts().items():
+            step.note(key, fact)
     step.note("seed", settings.seed)
     write_ranking(step.write(arguments.ranking), ranking)
 

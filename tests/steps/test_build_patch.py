@@ -189,8 +189,41 @@ def test_the_model_and_the_seed_reach_the_method(
     assert model.config.num_hidden_layers == 6
     record = read_record(tmp_path / "patch.manifest.json")
     assert record["notes"]["seed"] == 7
+    assert record["notes"]["dtype"] == "bfloat16"
+    assert record["notes"]["device"] == "cpu"
+    assert record["notes"]["threads"] > 0
     inputs = {Path(entry["path"]).name for entry in record["inputs"]}
     assert inputs >= {"windows.parquet", "compute.json", "model.safetensors"}
+
+
+def test_excluded_tokens_are_left_out_or_refused(
+    tmp_path: Path,
+    arguments: list[str],
+    contexts: list[RecoveryContext],
+    tiny_model_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    token_ids = pa.array([[5, 6, 7], [8, 9, 10]], pa.list_(pa.int32()))
+    write_parquet(tmp_path / "windows.parquet", pa.table({"token_ids": token_ids}))
+    write_json(tmp_path / "compute.json", {"schema": 1, "dtype": "float32", "device": "cpu"})
+    files = [f"--windows={tmp_path / 'windows.parquet'}", f"--compute={tmp_path / 'compute.json'}"]
+    options = [*arguments, f"--model={tiny_model_folder('llama')}", *files]
+    spec = {"recovery": "mine", "windows": 2, "exclude_first": 1}
+    observer = {**spec, "method": "observer", "params": {"needs": ["model"]}}
+    assert main([*options, f"--spec={json.dumps(observer)}"]) == 0
+    (context,) = contexts
+    source = context.needed_model()
+    assert (source.text.tolist(), source.exclude_first) == ([[5, 6, 7], [8, 9, 10]], 1)
+
+    monkeypatch.undo()
+    (tmp_path / "patch.safetensors").unlink()
+    capsys.readouterr()
+    assert main([*options, f"--spec={json.dumps({**spec, 'method': 'rotated_scale'})}"]) == 1
+    error = capsys.readouterr().err
+    assert "calibration: exclude_first: 1: this method counts every token" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "patch.safetensors").exists()
 
 
 def test_what_a_method_does_not_need_is_not_read(

@@ -171,16 +171,47 @@ def test_metrics_that_run_the_model(
         assert replace(candidate, score=None) == replace(wanted, score=None)
 
 
-def test_exemptions_reach_a_metric_that_runs_the_model(
-    tmp_path: Path, tiny_model_folder: Callable[..., Path]
-) -> None:
+@pytest.fixture
+def model_inputs(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> list[str]:
     windows, compute = tmp_path / "windows.parquet", tmp_path / "compute.json"
     write_parquet(windows, pa.table({"token_ids": WINDOWS.tolist()}))
     write_json(compute, {"schema": 1, "dtype": "float32", "device": "cpu"})
-    inputs = [f"--model={tiny_model_folder('llama')}", f"--windows={windows}"]
+    model = tiny_model_folder("llama")
+    return [f"--model={model}", f"--windows={windows}", f"--compute={compute}"]
+
+
+def test_a_metric_gets_no_more_text_than_the_calibration_has(
+    tmp_path: Path, model_inputs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec: dict[str, Any] = {"metric": "sleb", "params": TEXT}
+    assert run(tmp_path, *model_inputs, **spec, windows=2) == 0
+    notes = read_record(tmp_path / "ranking.parquet")["notes"]
+    assert (notes["dtype"], notes["device"]) == ("float32", "cpu")
+    assert notes["threads"] > 0
+    assert run(tmp_path, *model_inputs, **spec, windows=1) == 1
+    assert "windows: 2 x 12 tokens: the calibration text has 1 x 16" in capsys.readouterr().err
+    assert run(tmp_path, *model_inputs, **spec, windows=5) == 1
+    assert "has 4 windows, but windows: 5 are asked for" in capsys.readouterr().err
+
+
+def test_excluded_tokens_are_refused_where_they_would_count(
+    tmp_path: Path, model_inputs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for metric in sorted(IN_MEMORY.keys() - {"magnitude"}):
+        assert run(tmp_path, *model_inputs, metric=metric, params=TEXT, exclude_first=3) == 1
+        error = capsys.readouterr().err
+        assert "calibration: exclude_first: 3: this method counts every token" in error
+        assert error.count("\n") == 1
+    # It reads no text.
+    assert run(tmp_path, *model_inputs, metric="magnitude", exclude_first=3) == 0
+
+
+def test_exemptions_reach_a_metric_that_runs_the_model(
+    tmp_path: Path, model_inputs: list[str]
+) -> None:
     for metric in ("taylor", "one_shot_perplexity", "magnitude"):
         params = {"exempt_first": 3, "exempt_last": 1} | ({} if metric == "magnitude" else TEXT)
-        assert run(tmp_path, *inputs, f"--compute={compute}", metric=metric, params=params) == 0
+        assert run(tmp_path, *model_inputs, metric=metric, params=params) == 0
         assert set(choose(read_ranking(tmp_path / "ranking.parquet"), 2)) == {3, 4}
 
 

@@ -71,6 +71,22 @@ def test_transposed_tensors_are_stored_as_they_look(tmp_path):
     assert artifacts.tensor_digests({"x": changed}) != digests
 
 
+def test_tensors_are_verified_against_their_digests(tmp_path):
+    tensors = {"b": np.arange(6, dtype=np.float32), "a": np.ones(3)}
+    path, manifest = tmp_path / "t", tmp_path / "t.json"
+    artifacts.write_tensors(path, tensors)
+    listed = artifacts.tensor_digests(tensors)
+    read = artifacts.verified_tensors(path, listed, manifest)
+    assert {name: values.tolist() for name, values in read.items()} == {
+        "a": [1, 1, 1],
+        "b": [0, 1, 2, 3, 4, 5],
+    }
+    changed = artifacts.tensor_digests({**tensors, "b": tensors["b"] + 1})
+    for wrong, name in ((changed, "b"), ({"b": listed["b"]}, "a"), ({**listed, "c": {}}, "c")):
+        with pytest.raises(LpstepsError, match=rf"t: {name}: not the tensor that .*t\.json lists"):
+            artifacts.verified_tensors(path, wrong, manifest)
+
+
 def test_file_manifest_finds_a_changed_and_a_missing_file(tmp_path):
     (tmp_path / "weights").write_bytes(b"abc")
     manifest = tmp_path / "manifest.json"

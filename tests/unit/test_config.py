@@ -179,13 +179,45 @@ def test_specs_are_plain_and_stable(profile):
         lambda c: jobs.fetch_data_spec(c, "piqa"),
         lambda c: jobs.tokenize_corpus_spec(c, "smollm2-135m", "novels", "test"),
         lambda c: jobs.calibrate_spec(c, "wikipedia"),
-        lambda c: jobs.rank_layers_spec(c, "smollm2-135m", "sleb"),
+        lambda c: jobs.rank_layers_spec(c, "smollm2-135m", "wikipedia", "sleb"),
         lambda c: jobs.choose_layers_spec(c, "smollm2-135m", "sleb", 5),
         lambda c: jobs.build_patch_spec(c, "wikipedia", "linearpatch-per-layer"),
         lambda c: jobs.evaluate_spec(c, "smollm2-135m", "dense", "qa"),
         jobs.build_tables_spec,
     ):
         assert plain(make(config)) and repr(make(config)) == repr(make(again))
+
+
+def test_a_method_that_runs_the_model_gets_the_text_of_the_calibration(profile):
+    """And with it the tokens that do not count, so that no method counts them unawares."""
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    calibrations = config.definitions.calibrations
+    calibrations["wikipedia"] = calibrations["wikipedia"].model_copy(update={"exclude_first": 4})
+    text = {"windows": 32, "exclude_first": 4}
+
+    def ranks(selection: str) -> dict[str, Any]:
+        return jobs.rank_layers_spec(config, "smollm2-135m", "wikipedia", selection)
+
+    def builds(recovery: str) -> dict[str, Any]:
+        return jobs.build_patch_spec(config, "wikipedia", recovery)
+
+    for spec in (ranks("sleb"), ranks("repair-aware"), builds("least-squares-sequential")):
+        assert {key: spec[key] for key in text} == text
+    for spec in (ranks("shortgpt"), ranks("last"), builds("linearpatch"), builds("least-squares")):
+        assert not text.keys() & spec.keys()
+
+
+def test_memory_of_a_ranking(profile):
+    """Weights and gradients in float32; two float64 matrices for each layer that is repaired."""
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    model = config.definitions.models["smollm2-135m"]
+    assert jobs.rank_layers_mb(config, "smollm2-135m", "shortgpt") == 1000
+    taylor = jobs.rank_layers_mb(config, "smollm2-135m", "taylor")
+    assert 0 <= taylor - (2500 + 2 * 4e-6 * model.parameters) + 2 <= 2
+    matrices = 30 * 2 * 8e-6 * 576**2
+    for selection in ("repair-aware", "repair-aware-layers"):
+        more = jobs.rank_layers_mb(config, "smollm2-135m", selection) - taylor
+        assert more == int(matrices)
 
 
 def test_the_snakefile_loads_nothing_heavy():

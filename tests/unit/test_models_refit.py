@@ -18,7 +18,7 @@ import torch
 from lpsteps.errors import LpstepsError
 from lpsteps.inputs import ModelInput
 from lpsteps.models.layers import branch_outputs, decoder_of
-from lpsteps.models.refit import Refit, refit
+from lpsteps.models.refit import Refit, RefitSettings, refit
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.plan import Plan
@@ -153,9 +153,8 @@ def test_refit_is_what_the_whole_model_says(
     model = tiny_model("llama").double()
     plan = Plan.removing(6, layers)
     windows = _windows()
-    found = refit(
-        model, windows, plan, ridge=RIDGE, patch_ridge=PATCH_RIDGE, in_front=in_front, batch=5
-    )
+    settings = RefitSettings(RIDGE, PATCH_RIDGE, in_front=in_front, batch=5)
+    found = refit(model, windows, plan, settings)
     expected = _reference(model, windows, plan, in_front)
     for patch, reference in zip(found.patches, expected.patches, strict=True):
         np.testing.assert_allclose(patch, reference, rtol=0, atol=2e-6 * np.abs(reference).max())
@@ -165,11 +164,28 @@ def test_refit_is_what_the_whole_model_says(
         np.testing.assert_allclose(found.weights[name], weight, rtol=0, atol=2e-6 * scale)
 
 
+def test_massive_tokens_count_for_the_patch_only(tiny_model: Any) -> None:
+    model = tiny_model("llama").double()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] *= 3000.0
+    windows = _windows()
+    windows[:, 0] = 7
+    plan = Plan.removing(6, (2, 3))
+    ordinary = _ordinary(_boundary_rows(model, windows, 4)).reshape(windows.shape)
+    assert not ordinary[:, 0].any() and ordinary[windows != 7].all()
+    found = refit(model, windows, plan, RefitSettings(RIDGE, PATCH_RIDGE, batch=5))
+    expected = _reference(model, windows, plan, in_front=True)
+    for name, weight in expected.weights.items():
+        scale = np.abs(weight).max()
+        np.testing.assert_allclose(found.weights[name], weight, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(found.patches[0], expected.patches[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["gpt_neox", "opt", "phi3", "qwen2", "qwen3"])
 def test_families_with_plain_branches(tiny_model: Any, family: str) -> None:
     model = tiny_model(family).double()
     plan = Plan.removing(6, (2, 3))
-    found = refit(model, _windows(), plan, ridge=RIDGE, patch_ridge=PATCH_RIDGE, batch=4)
+    found = refit(model, _windows(), plan, RefitSettings(RIDGE, PATCH_RIDGE))
     expected = _reference(model, _windows(), plan, in_front=True)
     for name, weight in expected.weights.items():
         scale = np.abs(weight).max()
@@ -180,14 +196,13 @@ def test_families_with_plain_branches(tiny_model: Any, family: str) -> None:
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2"])
 def test_families_that_normalise_their_branches_are_refused(tiny_model: Any, family: str) -> None:
     with pytest.raises(LpstepsError, match="normalises what its branches write"):
-        refit(tiny_model(family), _windows(), Plan.removing(6, (2,)), ridge=1.0, patch_ridge=1e-6)
+        refit(tiny_model(family), _windows(), Plan.removing(6, (2,)), RefitSettings(1.0, 1e-6))
 
 
 def test_only_the_layers_asked_for_are_refitted(tiny_model: Any) -> None:
     plan = Plan.removing(6, (1, 2))
-    found = refit(
-        tiny_model(), _windows(), plan, ridge=1.0, patch_ridge=1e-6, in_front=False, behind=1
-    )
+    settings = RefitSettings(1.0, 1e-6, in_front=False, behind=1)
+    found = refit(tiny_model(), _windows(), plan, settings)
     assert sorted(found.weights) == [
         "layers.3.mlp.down_proj.weight",
         "layers.3.self_attn.o_proj.weight",
@@ -197,16 +212,17 @@ def test_only_the_layers_asked_for_are_refitted(tiny_model: Any) -> None:
 def test_the_repaired_stream_comes_nearer_and_the_dense_model_stays(tiny_model: Any) -> None:
     model = tiny_model()
     before = {name: values.clone() for name, values in model.state_dict().items()}
-    found = refit(model, _windows(), Plan.removing(6, (2, 3)), ridge=0.3, patch_ridge=1e-6)
+    found = refit(model, _windows(), Plan.removing(6, (2, 3)), RefitSettings(0.3, 1e-6))
     assert sorted(found.errors) == ["gaps.0", "layers.4", "layers.5"]
-    for error_before, error_after in found.errors.values():
-        assert error_after < error_before
+    for (before_refit, _), (after_refit, massive) in found.errors.values():
+        assert after_refit < before_refit
+        assert massive == 0.0
     assert all(torch.equal(before[name], values) for name, values in model.state_dict().items())
 
 
 def test_text_too_short_to_fit_the_patch(tiny_model: Any) -> None:
-    with pytest.raises(LpstepsError, match="use a larger ridge or more calibration windows"):
-        refit(tiny_model(), _windows(1, 8), Plan.removing(6, (2,)), ridge=1.0, patch_ridge=0.0)
+    with pytest.raises(LpstepsError, match="ridge: too small for this text"):
+        refit(tiny_model(), _windows(1, 8), Plan.removing(6, (2,)), RefitSettings(1.0, 0.0))
 
 
 def test_method_stores_one_matrix_per_gap(
@@ -224,4 +240,4 @@ def test_method_stores_one_matrix_per_gap(
         "layers.5.mlp.down_proj.weight",
         "layers.5.self_attn.o_proj.weight",
     ]
-    assert patches.audit["gaps.0.relative_errors"].shape == (2,)
+    assert patches.audit["gaps.0.relative_errors"].shape == (2, 2)

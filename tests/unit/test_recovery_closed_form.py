@@ -148,7 +148,8 @@ class Loaded:
     """A model input whose model is in memory."""
 
     model: Any
-    windows: Rows
+    text: Rows
+    exclude_first: int = 0
     folder: Path = Path("models/tiny")
     compute: Path = Path("compute.json")
 
@@ -336,6 +337,21 @@ def test_sequential_statistics_read_the_repaired_model(
     assert patches.audit["gaps.1.errors"][1] == pytest.approx(errors["sequential"], rel=1e-4)
     # The model that was lent is still the dense one.
     np.testing.assert_array_equal(read_stream(model, windows).rows(end), after)
+
+
+def test_sequential_statistics_leave_out_excluded_tokens(
+    stream: Stream, model: Any, windows: Rows
+) -> None:
+    source: Any = Loaded(model, windows, exclude_first=20)
+    context = RecoveryContext(Plan.removing(N_LAYERS, (2,)), HIDDEN_SIZE, model=source)
+    params = least_squares.Params(relative_ridge=1e-4, statistics="sequential")
+    (gap,) = least_squares.build(context, params).gaps
+    before, after = (
+        stream.boundaries[boundary][:, 20:].reshape(-1, HIDDEN_SIZE) for boundary in (2, 3)
+    )
+    ridge = 1e-4 * squares(before) / HIDDEN_SIZE
+    expected = np.eye(HIDDEN_SIZE) + fitted(before, after - before, ridge)
+    np.testing.assert_allclose(gap.operations[0].weight, expected, atol=1e-5)
 
 
 def test_parameters_that_contradict_are_refused(stream: Stream) -> None:

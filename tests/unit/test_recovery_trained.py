@@ -78,7 +78,7 @@ def test_too_little_text_is_named(settings: dict[str, int], message: str) -> Non
 
 
 def test_one_window_cannot_be_split() -> None:
-    with pytest.raises(LpstepsError, match="needs at least 2"):
+    with pytest.raises(LpstepsError, match="windows: 1: one is held out"):
         training_text(np.zeros((1, 10), int), TrainingParams(epochs=1, batch=1))
 
 

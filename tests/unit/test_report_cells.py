@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -184,9 +185,9 @@ def test_undefined_methods_give_the_stated_reason(run: Run) -> None:
         "table01/smollm2-135m/n5/llm-pruner/qa_rp": "width pruning is not built yet",
         "table06/smollm2-135m/n5/linearpatch+ft/novels": "distillation is not built yet",
         "table08/smollm2-135m/n5/taylor-plus/layers": "no selection 'taylor+' is configured",
-        "beyond/smollm2-135m/n5/aware+lora/share_closed": "no selection 'repair-aware' is",
+        "beyond/smollm2-135m/n5/aware+branch-refit/share_closed": "no selection 'repair-aware' is",
         "beyond/smollm2-135m/n5/lora/parameters_added": "no recovery 'lora' is configured",
-        "table02/smollm2-135m/n5/sleb+linearpatch/novels": "one patch per removed layer",
+        "table02/smollm2-135m/n5/sleb+linearpatch/novels": "no recovery 'linearpatch-per-layer' is",
     }
     for name, reason in expected.items():
         assert cells[name]["status"] == "missing" and cells[name]["value"] is None
@@ -381,7 +382,7 @@ def test_costs_come_from_the_patch_manifest(run: Run) -> None:
     tokens = "16\u202f384"
     assert shown == {
         "pruned": ["0", "0", "yes", "training-free", "0"],
-        "prune-and-comp": ["1", "576", "yes", "training-free", tokens],
+        "prune-and-comp": ["1", "576", "by scaling", "training-free", tokens],
         "channel-scale": ["576", "576", "no", "training-free", tokens],
         "linearpatch": ["0.33\u202fM", "0.66\u202fM", "no", "training-free", tokens],
         "streamline-ffn": ["1.99\u202fM", "3.98\u202fM", "no", "trained", tokens],
@@ -396,6 +397,8 @@ def test_costs_come_from_the_patch_manifest(run: Run) -> None:
     }
     assert cells[f"{BEYOND}/prune-and-comp/flops_added"]["note"].startswith("none once folded")
     assert cells[f"{BEYOND}/linearpatch/foldable"]["value"] is False
+    assert cells[f"{BEYOND}/streamline-ffn/trained"]["value"] is True
+    assert cells[f"{BEYOND}/streamline-ffn/trained"]["note"] == "8 epochs of 14\u202f336 tokens"
     dense = cells["beyond/smollm2-135m/n0/dense/flops_added"]
     assert dense["text"] == "0" and dense["note"].startswith("by definition")
     run.drop("patches", path)
@@ -403,34 +406,113 @@ def test_costs_come_from_the_patch_manifest(run: Run) -> None:
     assert missing["reason"] == "there is no patch manifest"
 
 
+FAMILIES = (
+    "; rotations fold only into LLaMA, Mistral, Phi-3, Qwen2 and Qwen3, not into families whose "
+    "norms subtract the mean (OPT, GPT-NeoX) or follow the branches (Gemma 2 and 3, OLMo 2)"
+)
+# The embedding of SmolLM2, 49,152 x 576, and its last norm.
+UNTIED = (
+    "; a head that is tied to the embedding then gets weights of its own, vocabulary x 576 "
+    "parameters, at most 28.31\u202fM"
+)
+FOLDED = "none once folded into the weights"
+
+
 @pytest.mark.parametrize(
-    ("kind", "restored", "parameters_note", "foldable_note"),
+    ("kind", "foldable", "parameters", "flops", "text"),
     [
-        ("scalar", [], "none once folded into the weights", "operations: scalar"),
+        ("scalar", "operations: scalar", FOLDED, FOLDED, "by scaling"),
         (
             "rotation",
-            [],
-            "none once folded into the weights, but a head that is tied to the embedding gets "
-            "weights of its own",
-            "operations: rotation; a head that is tied to the embedding gets weights of its own "
-            "by folding",
+            f"operations: rotation{FAMILIES}{UNTIED}",
+            f"{FOLDED}{FAMILIES}{UNTIED}",
+            f"{FOLDED}{FAMILIES}",
+            "by rotation",
         ),
-        ("scalar", [13], None, "operations: scalar"),
-        ("matrix", [], None, "operations: matrix"),
+        ("matrix", "operations: matrix", None, None, "no"),
     ],
 )
 def test_costs_say_what_folding_leaves(
-    run: Run, kind: str, restored: list[int], parameters_note: str | None, foldable_note: str
+    run: Run, kind: str, foldable: str, parameters: str | None, flops: str | None, text: str
 ) -> None:
     path = f"{variant_folder(SMALL, 'llm-streamline', 5, 'linearpatch')}/patch.manifest.json"
     manifest = json.loads((run.folder / path).read_text())
     manifest["gaps"][0]["operations"][0]["kind"] = kind
-    write_json(run.folder / path, manifest | {"foldable": kind != "matrix", "restored": restored})
+    write_json(run.folder / path, manifest | {"foldable": kind != "matrix"})
     cells = run.cells()
-    assert cells[f"{BEYOND}/linearpatch/parameters_added"]["note"] == parameters_note
-    assert cells[f"{BEYOND}/linearpatch/flops_added"]["note"] == parameters_note
-    assert cells[f"{BEYOND}/linearpatch/foldable"]["note"] == foldable_note
+    assert cells[f"{BEYOND}/linearpatch/foldable"]["text"] == text
+    assert cells[f"{BEYOND}/linearpatch/foldable"]["note"] == foldable
+    assert cells[f"{BEYOND}/linearpatch/parameters_added"]["note"] == parameters
+    assert cells[f"{BEYOND}/linearpatch/flops_added"]["note"] == flops
     assert cells[f"{BEYOND}/linearpatch/trained"]["note"] is None
+
+
+def test_the_families_of_a_rotation_are_those_that_can_be_folded() -> None:
+    from lpsteps.models import folding
+
+    folded, refused = (
+        text.lower().replace("-", "").replace(" ", "") for text in FAMILIES.split(", not into")
+    )
+    assert len(re.split(",|and", folded.partition("into")[2])) == len(folding._ROTATABLE)
+    assert all(family in folded for family in folding._ROTATABLE)
+    assert "gemma2and3" in refused
+    for family in folding._ROTATION_OBSTACLES.keys() - {"gemma2", "gemma3_text"}:
+        assert family.replace("_", "") in refused
+
+
+def test_a_row_that_keeps_a_layer_says_so_and_is_not_the_best(run: Run) -> None:
+    """LLM-Streamline with a layer takes out one layer less than the rows beside it."""
+    before = run.cells()
+    best = f"{BEYOND}/least-squares"
+    assert before[f"{best}/share_closed"]["mark"] == "best"
+    path = f"{variant_folder(SMALL, 'llm-streamline', 5, 'least-squares')}/patch.manifest.json"
+    manifest = json.loads((run.folder / path).read_text())
+    layer = {"replacements.layers.12.w": {"shape": [example.MODELS[SMALL]["layer_parameters"]]}}
+    write_json(
+        run.folder / path,
+        manifest
+        | {
+            "parameters": 3_540_096,
+            "foldable": True,
+            "gaps": [],
+            "replacements": ["layers.12.w"],
+            "restored": [12],
+            "tensors": layer,
+        },
+    )
+    payload = run.build()
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    marks = {row: cells[f"{BEYOND}/{row}/share_closed"]["mark"] for row in ("linearpatch", "lora")}
+    assert cells[f"{best}/share_closed"]["mark"] is None
+    assert cells[f"{BEYOND}/streamline-ffn/share_closed"]["mark"] == "best"
+    assert marks == {"linearpatch": "second", "lora": None}
+    ratio = cells[f"{best}/ratio"]
+    assert ratio["value"] == pytest.approx(100 * 4 * 3_540_096 / 134_515_008)
+    assert ratio["note"].endswith("parameters; keeps 1 retrained layer")
+    assert cells[f"{best}/parameters_added"]["note"] is None
+    assert cells[f"{best}/foldable"]["text"] == "yes"
+    [table] = [table for table in payload["tables"] if table["id"] == "beyond"]
+    notes = {
+        row["id"]: row["note"]
+        for section in table["sections"]
+        if (section["model"], section["n"]) == (SMALL, 5)
+        for row in section["rows"]
+    }
+    assert notes["least-squares"] == "keeps 1 retrained layer" and notes["linearpatch"] is None
+
+
+def test_a_level_that_a_repair_is_unsuited_for_is_missing_with_the_reason(run: Run) -> None:
+    run.spec["recoveries"]["linearpatch"] = {
+        **run.spec["recoveries"]["linearpatch"],
+        "unsuited": {"5": "too many layers"},
+    }
+    cells = run.cells()
+    for column in ("share_closed", "novels", "qa_avg", "ratio", "foldable"):
+        cell = cells[f"{BEYOND}/linearpatch/{column}"]
+        assert (cell["status"], cell["reason"]) == ("missing", "too many layers")
+    assert cells["beyond/smollm2-135m/n3/linearpatch/novels"]["status"] == "measured"
+    against = cells[f"{BEYOND}/least-squares/share_closed"]
+    assert against["status"] == "measured" and against["comparisons"] == []
 
 
 def losses(run: Run, benchmark: str, *variant: Any) -> list[float]:

@@ -6,6 +6,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from report_example import ROOT
@@ -262,29 +263,100 @@ def test_a_small_picture_to_the_letter() -> None:
     )
 
 
-def test_a_figure_without_numbers_says_so() -> None:
-    missing = {
-        "id": "t/m/n3/cut/y",
-        "n_pruned": 3,
-        "status": "missing",
-        "value": None,
-        "text": "-",
-        "interval": None,
-    }
+def a_table(
+    values: dict[int, dict[str, float | None]], intervals: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return a table with a figure of perplexities and shares, its sections and its cells."""
     table = {
         "id": "t",
-        "columns": [{"id": "y", "unit": "perplexity", "higher_is_better": False}],
+        "columns": [
+            {"id": "ppl", "unit": "perplexity", "higher_is_better": False},
+            {"id": "share", "unit": "share", "higher_is_better": True},
+        ],
         "figure": {
-            "rows": [{"id": "cut", "label": "Cut"}],
-            "panels": [{"y": "y", "title": "Y", "scale": "log"}],
+            "rows": [{"id": row, "label": row.upper()} for row in ("cut", "mend")],
+            "panels": [
+                {"y": "ppl", "title": "Perplexity", "scale": "log"},
+                {"y": "share", "title": "Share closed", "scale": "linear"},
+            ],
         },
     }
-    section = {
+    cells: dict[str, dict[str, Any]] = {}
+    for n, rows in values.items():
+        for row, value in rows.items():
+            for column in ("ppl", "share"):
+                bounds = [1.0, 99.0] if intervals and column == "share" else None
+                cells[f"t/m/n{n}/{row}/{column}"] = {
+                    "id": f"t/m/n{n}/{row}/{column}",
+                    "n_pruned": n,
+                    "status": "missing" if value is None else "measured",
+                    "value": value,
+                    "text": "-" if value is None else f"{value:g}",
+                    "interval": bounds,
+                    "interval_text": "[1, 99]" if bounds else None,
+                }
+    sections = [
+        {
+            "model": "m",
+            "n": n,
+            "n_layers": 9,
+            "kind": "measured",
+            "rows": [
+                {"id": row, "cells": [f"t/m/n{n}/{row}/{column}" for column in ("ppl", "share")]}
+                for row in rows
+            ],
+        }
+        for n, rows in values.items()
+    ]
+    return table, sections, cells
+
+
+WHAT_BARS_ARE = (
+    "are 95 % intervals over the evaluation windows alone, not over calibration texts or training "
+    "seeds."
+)
+
+
+def test_the_caption_of_curves_says_which_line_has_bars() -> None:
+    values = {3: {"cut": 40.0, "mend": 30.0}, 5: {"cut": 80.0, "mend": 50.0}}
+    view = figure_view(*a_table(values, intervals=True))
+    assert view.caption == (
+        "In bold, the best with 5 layers removed. Perplexity: MEND, 50. "
+        "Share closed: CUT, 80 [1, 99]. "
+        f"In Share closed, bars, on the best line only, {WHAT_BARS_ARE}"
+    )
+    assert [drawing.count('class="bar"') for drawing in view.drawings] == [0, 2]
+    assert "bars" not in figure_view(*a_table(values, intervals=False)).caption
+
+
+def test_the_caption_of_dots_says_where_bars_are() -> None:
+    values = {5: {"cut": 80.0, "mend": 50.0}}
+    view = figure_view(*a_table(values, intervals=True))
+    assert view.caption == (
+        "With 5 layers removed, the only number of layers that was run. Best first. "
+        f"In Share closed, bars {WHAT_BARS_ARE}"
+    )
+    assert [drawing.count('class="bar"') for drawing in view.drawings] == [0, 2]
+    assert "bars" not in figure_view(*a_table(values, intervals=False)).caption
+
+
+def test_levels_that_only_the_paper_prints_are_not_drawn() -> None:
+    values = {3: {"cut": 40.0, "mend": 30.0}, 5: {"cut": 80.0, "mend": 50.0}}
+    table, sections, cells = a_table(values, intervals=True)
+    printed = {
         "model": "m",
-        "n": 3,
+        "n": 4,
         "n_layers": 9,
-        "rows": [{"id": "cut", "cells": ["t/m/n3/cut/y"]}],
+        "kind": "published",
+        "rows": [{"id": "theirs", "cells": [None, "t/m/n4/theirs/share"]}],
     }
-    view = figure_view(table, [section], {"t/m/n3/cut/y": missing})
+    cells["t/m/n4/theirs/share"] = {"id": "t/m/n4/theirs/share", "status": "published"}
+    expected = figure_view(table, sections, cells)
+    assert figure_view(table, [sections[0], printed, sections[1]], cells) == expected
+    assert figure_view(table, [printed, *sections], cells) == expected
+
+
+def test_a_figure_without_numbers_says_so() -> None:
+    view = figure_view(*a_table({3: {"cut": None, "mend": None}}, intervals=False))
     assert view.drawings == () and view.legend == ()
     assert view.caption == "No row of the figure has a number yet."

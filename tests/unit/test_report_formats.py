@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lpsteps.report.formats import (
-    format_answer,
     format_count,
+    format_foldable,
     format_interval,
     format_layers,
     format_share,
@@ -50,5 +50,8 @@ def test_shares_intervals_and_words() -> None:
     assert format_share(-12.0) == "-12.0\u202f%"
     assert format_interval((52.08, 63.41)) == "[52.1, 63.4]"
     assert format_interval((-0.0838, 0.0121), 3) == "[-0.084, 0.012]"
-    assert [format_answer(True), format_answer(False)] == ["yes", "no"]
+    assert format_foldable(False, ["matrix", "rotation"]) == "no"
+    assert format_foldable(True, []) == "yes"
+    assert format_foldable(True, ["scalar"]) == "by scaling"
+    assert format_foldable(True, ["rotation", "scalar"]) == "by rotation"
     assert [format_training(True), format_training(False)] == ["trained", "training-free"]

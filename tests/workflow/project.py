@@ -170,13 +170,14 @@ def definitions() -> dict[str, object]:
 
 
 def profile() -> dict[str, object]:
-    """The profile: three tables, two pruning levels, a few samples."""
+    """The profile: four tables, two pruning levels, a few samples."""
     return {
         "definitions": ["config/tiny_definitions.yaml", "config/methods.yaml"],
         "tables": {
             "table02": {"tiny": [2]},
             "table06": {"tiny": [2]},
             "table08": {"tiny": [2, 1], "tiny-b": [1]},
+            "rivals": {"tiny": [2]},
         },
         "suites": {
             "perplexity": {
@@ -194,10 +195,30 @@ def profile() -> dict[str, object]:
 
 
 def methods() -> dict[str, object]:
-    """The project's own methods, with SLEB on windows that the small corpus has."""
+    """The project's own methods, on as much text and as few layers as the tiny model has."""
     content = yaml.safe_load((CHECKOUT / "config/methods.yaml").read_text())
     content["selections"]["sleb"]["params"] = {"windows": 1, "length": 16}
+    content["selections"]["taylor+"]["params"] = {
+        "windows": 2,
+        "length": 16,
+        "exempt_first": 1,
+        "exempt_last": 1,
+    }
     return content
+
+
+def rivals() -> dict[str, object]:
+    """A table of repairs that read moments, or run the model themselves."""
+    return {
+        "id": "rivals",
+        "title": "Rivals",
+        "caption": "Repairs of one cut.",
+        "columns": [{"id": "novels", "title": "Novels", "unit": "perplexity"}],
+        "rows": [
+            {"id": name, "label": name, "selection": "llm-streamline", "recovery": name}
+            for name in ("least-squares", "branch-refit")
+        ],
+    }
 
 
 def write_yaml(path: Path, content: object) -> None:
@@ -223,6 +244,7 @@ def make_project(folder: Path) -> Path:
     write_data(project / "data")
     write_yaml(project / "config/tiny_definitions.yaml", definitions())
     write_yaml(project / "config/methods.yaml", methods())
+    write_yaml(project / "reports/tables/rivals.yaml", rivals())
     write_yaml(project / PROFILE, profile())
     return project
 

@@ -198,8 +198,16 @@ def add_method(project: Path) -> None:
 
 SCORES = r"evaluate_(perplexity|harness)/tiny/"
 PLAN = r"(rank_layers|choose_layers|build_patch|evaluate_\w+)/tiny.*"
+MOMENTS = (
+    "measure_moments/",
+    r"build_patch/.*least-squares",
+    SCORES + r".*least-squares/",
+)
+REFIT = (r"build_patch/.*branch-refit", SCORES + r".*branch-refit/")
 STATISTICS = (
     "calibrate/",
+    # The plan behind a ranking from statistics may be another one.
+    "measure_moments/",
     r"(rank_layers|choose_layers)/.*(shortgpt|llm-streamline)",
     r"build_patch/.*(shortgpt|llm-streamline|linearpatch|channel-scale)",
     SCORES + r"calibration/.*(shortgpt|llm-streamline|linearpatch|channel-scale)",
@@ -249,14 +257,29 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         code("lpsteps/evaluation/harness.py"),
         ("evaluate_harness/", *REPORT),
     ),
-    "layer removal": (code("lpsteps/models/surgery.py"), (SCORES, *REPORT)),
+    "layer removal": (
+        code("lpsteps/models/surgery.py"),
+        # Least squares can take its statistics from the model as repaired so far.
+        (SCORES, r"build_patch/.*least-squares", *REPORT),
+    ),
+    "pass for the moments": (code("lpsteps/models/gap_moments.py"), (*MOMENTS, *REPORT)),
+    "solver of the least squares": (code("lpsteps/least_squares.py"), (*MOMENTS[1:], *REPORT)),
+    "repair that runs the model": (code("lpsteps/models/refit.py"), (*REFIT, *REPORT)),
     "tokenising": (
         code("lpsteps/data/windows.py"),
-        ("tokenize_corpus/", *STATISTICS, PLAN + "sleb", "evaluate_perplexity/", *REPORT),
+        (
+            "tokenize_corpus/",
+            *STATISTICS,
+            *MOMENTS,
+            *REFIT,
+            PLAN + r"(sleb|taylor)",
+            "evaluate_perplexity/",
+            *REPORT,
+        ),
     ),
     "choice of layers": (
         code("lpsteps/steps/choose_layers.py"),
-        ("choose_layers/", "build_patch/", SCORES + "calibration/", *REPORT),
+        ("choose_layers/", "measure_moments/", "build_patch/", SCORES + "calibration/", *REPORT),
     ),
     "cells of the tables": (code("lpsteps/report/cells.py"), REPORT),
     "page": (code("lpsteps/report/page.py"), ("render_report/",)),
@@ -310,7 +333,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
             "config/tiny_definitions.yaml",
             lambda c: c["calibrations"]["wikipedia"].update(windows=2),
         ),
-        (*STATISTICS, *REPORT),
+        (*STATISTICS, *MOMENTS, *REFIT, *REPORT),
     ),
     "another pruning level": (
         configure(PROFILE, lambda c: c["tables"]["table08"].update(tiny=[2, 1, 3])),
@@ -360,7 +383,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "lock file": (append("requirements.lock", "another==1.0\n"), ("",)),
     "function renamed that two steps use": (
         rename_function,
-        ("choose_layers/", "build_patch/", SCORES, *REPORT),
+        ("choose_layers/", "measure_moments/", "build_patch/", SCORES, *REPORT),
     ),
     "writer of all files": (code("lpsteps/artifacts.py"), ("",)),
 }

@@ -20,10 +20,12 @@ rule rank_layers:
             else 1
         )
     resources:
-        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+        mem_mb=lambda wildcards: jobs.rank_layers_mb(
+            CONFIG, wildcards.model, wildcards.selection
+        ),
     params:
         spec=lambda wildcards: jobs.rank_layers_spec(
-            CONFIG, wildcards.model, wildcards.selection
+            CONFIG, wildcards.model, wildcards.calibration, wildcards.selection
         ),
         code=lambda wildcards: code(
             "lpsteps.steps.rank_layers",
