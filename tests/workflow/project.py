@@ -198,12 +198,8 @@ def methods() -> dict[str, object]:
     """The project's own methods, on as much text and as few layers as the tiny model has."""
     content = yaml.safe_load((CHECKOUT / "config/methods.yaml").read_text())
     content["selections"]["sleb"]["params"] = {"windows": 1, "length": 16}
-    content["selections"]["taylor+"]["params"] = {
-        "windows": 2,
-        "length": 16,
-        "exempt_first": 1,
-        "exempt_last": 1,
-    }
+    # One metric that runs the model is enough here; rows of the other are missing, with the reason.
+    del content["selections"]["taylor+"]
     return content
 
 

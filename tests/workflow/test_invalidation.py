@@ -272,7 +272,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
             *STATISTICS,
             *MOMENTS,
             *REFIT,
-            PLAN + r"(sleb|taylor)",
+            PLAN + "sleb",
             "evaluate_perplexity/",
             *REPORT,
         ),
@@ -334,7 +334,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
             lambda c: c["calibrations"]["wikipedia"].update(windows=2),
         ),
         # What runs the model itself reads the same windows.
-        (*STATISTICS, *MOMENTS, *REFIT, PLAN + r"(sleb|taylor)", *REPORT),
+        (*STATISTICS, *MOMENTS, *REFIT, PLAN + "sleb", *REPORT),
     ),
     "another pruning level": (
         configure(PROFILE, lambda c: c["tables"]["table08"].update(tiny=[2, 1, 3])),
