@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow lint format lock schema screenshot clean
+.PHONY: report test test-slow bench lint format lock schema screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -18,6 +18,15 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGUMENTS)
+
+# Ratios measured side by side on this machine, into benchmarks/results.
+BENCH_WINDOWS := results/smollm2-135m/windows/wikipedia/calibration.parquet
+BENCH_PLAN := results/smollm2-135m/calibration/wikipedia/selection/llm-streamline/n5
+bench: $(INSTALLED)
+	$(BIN)/snakemake --cores $(CORES) $(BENCH_WINDOWS) $(BENCH_PLAN)/linearpatch/patch.manifest.json
+	$(BIN)/python -m benchmarks.distillation --model resources/models/smollm2-135m/manifest.json \
+		--plan $(BENCH_PLAN)/plan.json --patch $(BENCH_PLAN)/linearpatch/patch.manifest.json \
+		--windows $(BENCH_WINDOWS) $(BENCH_ARGUMENTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -43,7 +52,7 @@ schema: $(INSTALLED)
 lock:
 	rm -rf $(VENV)/lock
 	$(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/python -m pip install --quiet ".[export,lora,test,lint]"
+	$(VENV)/lock/bin/python -m pip install --quiet ".[export,lora,width,test,lint]"
 	echo '# Exact versions that `make` and CI install. Update: make lock' > requirements.lock
 	$(VENV)/lock/bin/python -m pip freeze --exclude lpsteps | sed 's/+cpu//' >> requirements.lock
 

@@ -14,6 +14,8 @@ include: "workflow/rules/resources.smk"
 include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/recover.smk"
+include: "workflow/rules/distill.smk"
+include: "workflow/rules/prune.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

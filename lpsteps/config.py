@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
+from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.benchmark import (
     Benchmark,
@@ -24,7 +25,7 @@ from lpsteps.evaluation.benchmark import (
     load_benchmark,
 )
 from lpsteps.methods import method_module
-from lpsteps.report.definitions import TableDefinition, list_tables, load_table
+from lpsteps.report.definitions import NO_RECOVERY, TableDefinition, list_tables, load_table
 from lpsteps.validation import validated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -135,8 +136,10 @@ class Corpus(Section):
     separator: str = Field(default="\n\n", description="Put between documents before tokenising")
     partitions: dict[Name, float] = Field(description="Shares of the documents, disjoint")
     seed: int = Field(default=0, description="Seed of the assignment of documents to partitions")
-    sampling: Literal["consecutive", "random"] = Field(
-        default="consecutive", description="All windows in order, or random windows of documents"
+    sampling: Literal["consecutive", "random", "random_offsets"] = Field(
+        default="consecutive",
+        description="All windows in order, random windows of documents, or windows at random "
+        "offsets of the joined documents",
     )
     count: Positive | None = Field(default=None, description="Number of windows; null for all")
     length: Positive | None = Field(
@@ -145,12 +148,37 @@ class Corpus(Section):
 
 
 class Calibration(Section):
-    """The text on which statistics are measured."""
+    """The text on which statistics are measured: windows of a corpus, and of the model's own."""
 
     corpus: Name = Field(description="Entry of `corpora`")
     split: Name = Field(default="calibration", description="Partition of the corpus")
-    windows: Positive = Field(description="Number of windows")
+    windows: Positive = Field(description="Number of windows of the corpus")
+    generated: int = Field(
+        default=0, ge=0, description="Number of windows that the model writes itself, mixed in"
+    )
     exclude_first: int = Field(default=0, ge=0, description="Tokens to skip at each window's start")
+
+    @property
+    def total_windows(self) -> int:
+        """Windows of both kinds: what every step that reads the text gets."""
+        return self.windows + self.generated
+
+
+class TextSource(Section):
+    """Windows of one partition of a corpus, the first ones."""
+
+    corpus: Name = Field(description="Entry of `corpora`")
+    split: Name = Field(description="Partition of the corpus")
+    windows: Positive | None = Field(default=None, description="Number of windows; null for all")
+
+
+class TrainingText(Section):
+    """The text of a distillation."""
+
+    fit: tuple[TextSource, ...] = Field(min_length=1, description="What patches are trained on")
+    heldout: tuple[TextSource, ...] = Field(
+        min_length=1, description="What the best state of a training is chosen on"
+    )
 
 
 class Selection(Section):
@@ -161,12 +189,39 @@ class Selection(Section):
     params: dict[str, Any] = Field(default={}, description="Parameters of the metric")
 
 
-class Recovery(Section):
+class WidthPruning(Section):
+    """A way to prune heads and channels in place of layers: a method with its parameters."""
+
+    title: str = Field(description="Name shown in the report")
+    method: Name = Field(description="File name in lpsteps/width/, without .py")
+    params: dict[str, Any] = Field(default={}, description="Parameters of the method")
+
+
+class MethodRecovery(Section):
     """A way to repair the cut: a method with its parameters."""
 
     title: str = Field(description="Name shown in the report")
     method: Name = Field(description="File name in lpsteps/recovery/, without .py")
     params: dict[str, Any] = Field(default={}, description="Parameters of the method")
+
+
+class DistilledRecovery(Section):
+    """A way to repair the cut: the patch of another recovery, trained by distillation."""
+
+    title: str = Field(description="Name shown in the report")
+    start: Name = Field(description="Entry of `recoveries` whose patch the training starts from")
+    distillation: Name = Field(description="Entry of `distillations`")
+
+
+def _kind_of_recovery(entry: Any) -> str:
+    distilled = isinstance(entry, dict) and not entry.keys().isdisjoint({"start", "distillation"})
+    return "distilled" if distilled or isinstance(entry, DistilledRecovery) else "method"
+
+
+Recovery = Annotated[
+    Annotated[MethodRecovery, Tag("method")] | Annotated[DistilledRecovery, Tag("distilled")],
+    Discriminator(_kind_of_recovery),
+]
 
 
 class Definitions(Section):
@@ -177,7 +232,10 @@ class Definitions(Section):
     datasets: dict[Name, Dataset] = {}
     corpora: dict[Name, Corpus] = {}
     calibrations: dict[Name, Calibration] = {}
+    training_texts: dict[Name, TrainingText] = {}
     selections: dict[Name, Selection] = {}
+    width_prunings: dict[Name, WidthPruning] = {}
+    distillations: dict[Name, dict[str, Any]] = {}
     recoveries: dict[Name, Recovery] = {}
 
 
@@ -201,6 +259,10 @@ class Profile(Section):
         description="Which benchmarks are scored, on how many samples"
     )
     calibration: Name = Field(description="Entry of `calibrations` that all variants use")
+    training_text: Name | None = Field(
+        default=None,
+        description="Entry of `training_texts` that distilled recoveries are trained on",
+    )
     window_length: Positive = Field(default=2048, description="Tokens per window of running text")
     batch_tokens: Positive = Field(
         default=2048, description="Tokens per forward pass in evaluation"
@@ -220,6 +282,10 @@ class Config(Section):
     definitions: Definitions
     tables: dict[str, TableDefinition]
     benchmarks: dict[str, Benchmark]
+
+    def distillation(self, name: str) -> DistillationSettings:
+        """Return the checked settings of an entry of ``distillations``."""
+        return DistillationSettings.model_validate(self.definitions.distillations[name])
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -275,8 +341,13 @@ def _check_methods(definitions: Definitions) -> None:
             for n, e in definitions.selections.items()
         ),
         *(
+            ("width_prunings", n, "width", e.method, e.params)
+            for n, e in definitions.width_prunings.items()
+        ),
+        *(
             ("recoveries", n, "recovery", e.method, e.params)
             for n, e in definitions.recoveries.items()
+            if isinstance(e, MethodRecovery)
         ),
     ]
     for section, name, kind, method, params in entries:
@@ -285,6 +356,43 @@ def _check_methods(definitions: Definitions) -> None:
         except LpstepsError as error:
             raise LpstepsError(f"{section}.{name}: {error}") from error
         validated(module.Params, params, f"{section}.{name}.params")
+
+
+def _check_distillations(definitions: Definitions) -> None:
+    for name, settings in definitions.distillations.items():
+        validated(DistillationSettings, settings, f"distillations.{name}")
+    methods = [n for n, e in definitions.recoveries.items() if isinstance(e, MethodRecovery)]
+    for name, recovery in definitions.recoveries.items():
+        if not isinstance(recovery, DistilledRecovery):
+            continue
+        where = f"recoveries.{name}"
+        _require(where, "distillation", recovery.distillation, definitions.distillations)
+        if isinstance(definitions.recoveries.get(recovery.start), DistilledRecovery):
+            raise LpstepsError(
+                f"{where}: start: {recovery.start}: is distilled itself; start from a recovery "
+                "with a method"
+            )
+        _require(f"{where}: start", "recovery", recovery.start, methods)
+
+
+def _check_training_texts(definitions: Definitions) -> None:
+    for name, text in definitions.training_texts.items():
+        where = f"training_texts.{name}"
+        for part, sources in (("fit", text.fit), ("heldout", text.heldout)):
+            corpora = [source.corpus for source in sources]
+            for source in sources:
+                _require(f"{where}.{part}", "corpus", source.corpus, definitions.corpora)
+                partitions = definitions.corpora[source.corpus].partitions
+                _require(f"{where}.{part}.{source.corpus}", "partition", source.split, partitions)
+                if corpora.count(source.corpus) > 1:
+                    raise LpstepsError(f"{where}.{part}: corpus '{source.corpus}' is listed twice")
+        fitted = {(source.corpus, source.split) for source in text.fit}
+        for source in text.heldout:
+            if (source.corpus, source.split) in fitted:
+                raise LpstepsError(
+                    f"{where}.heldout: {source.corpus}: partition '{source.split}' is trained on; "
+                    "hold out another one"
+                )
 
 
 def _check_definitions(definitions: Definitions) -> None:
@@ -306,7 +414,15 @@ def _check_definitions(definitions: Definitions) -> None:
         _require(f"calibrations.{name}", "corpus", calibration.corpus, definitions.corpora)
         partitions = definitions.corpora[calibration.corpus].partitions
         _require(f"calibrations.{name}", "partition", calibration.split, partitions)
+    _check_training_texts(definitions)
+    for name in definitions.width_prunings:
+        if name in definitions.selections:
+            raise LpstepsError(
+                f"width_prunings.{name}: a selection has this name, too; rows of tables name "
+                "either, so rename one"
+            )
     _check_methods(definitions)
+    _check_distillations(definitions)
 
 
 def dataset_origin(
@@ -332,14 +448,48 @@ def unavailable(config: Config, benchmark: Benchmark) -> str | None:
             if name not in definitions.corpora:
                 return f"corpus '{name}' is not defined"
             corpus = definitions.corpora[name]
-            dataset, split = corpus.dataset, corpus.split
+            return _unavailable_split(config, corpus.dataset, corpus.split)
         case HarnessBenchmark(dataset=dataset, split=split):
             if dataset not in definitions.datasets:
                 return f"dataset '{dataset}' is not defined"
+            return _unavailable_split(config, dataset, split)
+
+
+def _unavailable_split(config: Config, dataset: str, split: str) -> str | None:
     if dataset_origin(config, dataset, split) is not None:
         return None
-    title = definitions.datasets[dataset].title
+    title = config.definitions.datasets[dataset].title
     return f"{title} is not in the embedded data; set data_root to a folder with local files"
+
+
+def _check_training_text(config: Config) -> None:
+    """Check that the text of the distilled recoveries is there, and its windows of one length."""
+    source, profile, definitions = config.source, config.profile, config.definitions
+    where = f"{source}: training_text"
+    if profile.training_text is None:
+        for table, definition in config.tables.items():
+            for name in [query.recovery for query in definition.variants() if query is not None]:
+                if isinstance(definitions.recoveries.get(name), DistilledRecovery):
+                    raise LpstepsError(
+                        f"{where}: null: {table} shows recovery '{name}', which is trained; "
+                        f"{nearest('', definitions.training_texts)}"
+                    )
+        return
+    _require(where, "training text", profile.training_text, definitions.training_texts)
+    text = definitions.training_texts[profile.training_text]
+    lengths: dict[int, str] = {}
+    for part in (*text.fit, *text.heldout):
+        corpus = definitions.corpora[part.corpus]
+        reason = _unavailable_split(config, corpus.dataset, corpus.split)
+        if reason is not None:
+            raise LpstepsError(f"{where}: {profile.training_text}: {part.corpus}: {reason}")
+        lengths[corpus.length or profile.window_length] = part.corpus
+    if len(lengths) > 1:
+        found = ", ".join(f"{length} in {corpus}" for length, corpus in sorted(lengths.items()))
+        raise LpstepsError(
+            f"{where}: {profile.training_text}: windows of several lengths, {found}; set "
+            "window_length or the corpora's `length` so that they agree"
+        )
 
 
 def _check_profile(config: Config) -> None:
@@ -347,6 +497,14 @@ def _check_profile(config: Config) -> None:
     if profile.data_root is not None and not Path(profile.data_root).is_dir():
         raise LpstepsError(f"{source}: data_root: {profile.data_root}: no such folder")
     _require(f"{source}: calibration", "calibration", profile.calibration, definitions.calibrations)
+    _check_training_text(config)
+    for table, definition in config.tables.items():
+        for query in filter(None, definition.queries()):
+            if query.selection in definitions.width_prunings and query.recovery != NO_RECOVERY:
+                raise LpstepsError(
+                    f"reports/tables/{table}.yaml: recovery: {query.recovery}: '{query.selection}' "
+                    "prunes the width and leaves no cut to repair; leave it out"
+                )
     for table, models in profile.tables.items():
         for name, counts in models.items():
             where = f"{source}: tables.{table}.{name}"

@@ -23,7 +23,7 @@ _NOT_METHODS = {"__init__", "base", "ranking"}
 
 
 def method_names(kind: str) -> list[str]:
-    """Return the names of all methods of a kind, ``selection`` or ``recovery``, sorted."""
+    """Return the names of all methods of a kind, which is a folder of the package, sorted."""
     files = (_PACKAGE / kind).glob("*.py")
     return sorted(file.stem for file in files if file.stem not in _NOT_METHODS)
 
@@ -32,7 +32,7 @@ def method_module(kind: str, name: str) -> ModuleType:
     """Import the module of one method.
 
     Args:
-        kind: ``selection`` or ``recovery``.
+        kind: ``selection``, ``recovery`` or ``width``.
         name: The file's name without ``.py``.
 
     Raises:
@@ -52,6 +52,11 @@ def selection_method(name: str) -> ModuleType:
 def recovery_method(name: str) -> ModuleType:
     """Import ``lpsteps.recovery.<name>``; see :func:`method_module`."""
     return method_module("recovery", name)
+
+
+def width_method(name: str) -> ModuleType:
+    """Import ``lpsteps.width.<name>``; see :func:`method_module`."""
+    return method_module("width", name)
 
 
 def recovery_needs(method: ModuleType, params: BaseModel) -> frozenset[Need]:

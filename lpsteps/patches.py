@@ -238,7 +238,7 @@ def tensors_beside(manifest_path: Path) -> Path:
         LpstepsError: The path does not have the name of a manifest.
     """
     if not manifest_path.name.endswith(MANIFEST_SUFFIX):
-        raise LpstepsError(f"{manifest_path}: a patch manifest is named *{MANIFEST_SUFFIX}")
+        raise LpstepsError(f"{manifest_path}: a manifest is named *{MANIFEST_SUFFIX}")
     stem = manifest_path.name.removesuffix(MANIFEST_SUFFIX)
     return manifest_path.with_name(stem + TENSORS_SUFFIX)
 

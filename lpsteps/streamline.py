@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lpsteps.training import AdamW, LossCurve, TrainingParams, TrainingText, train
+from lpsteps.training import AdamW, LossCurve, TrainingParams, TrainingText, train_on_text
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 class StreamlineParams(TrainingParams):
     """Parameters of LLM-Streamline."""
 
-    epochs: int = Field(default=1, ge=1, description="Passes over the text")
+    epochs: int = Field(
+        default=1, ge=0, description="Passes over the text; 0 leaves the module as it starts"
+    )
     batch: int = Field(default=8, ge=1, description="Sequences per step")
     learning_rate: float = Field(default=2e-4, gt=0, description="Highest learning rate")
     final_learning_rate: float = Field(
@@ -82,4 +84,6 @@ def imitate_gap(
         clip=5.0,
     )
     description = f"layers {gap[0]} to {gap[1] - 1}"
-    return train(parameters, loss, text, params, optimiser, seed=seed, description=description)
+    return train_on_text(
+        parameters, loss, text, params, optimiser, seed=seed, description=description
+    )

@@ -13,21 +13,30 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from pydantic import BaseModel
 
 from lpsteps import methods
 from lpsteps.calibration_text import heldout_windows
 from lpsteps.config import (
     ArchiveSource,
     Config,
+    DistilledRecovery,
     HubSource,
     LocalSource,
+    MethodRecovery,
+    TextSource,
+    TrainingText,
     dataset_origin,
     unavailable,
 )
+from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
 from lpsteps.recovery.base import Need, moments_kind
 from lpsteps.repair_text import RepairParams
+from lpsteps.report.definitions import NO_RECOVERY, Query
 from lpsteps.training import TrainingParams
 
 DENSE = "dense"
@@ -35,14 +44,15 @@ DENSE = "dense"
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """A model with some layers removed and the cut repaired, or the dense model.
+    """A model with some layers removed and the cut repaired, one of less width, or the dense one.
 
     Attributes:
         model: Entry of ``models``.
         calibration: Entry of ``calibrations``; empty for the dense model, like the next two.
-        selection: Entry of ``selections``.
-        n: Number of removed layers; 0 for the dense model.
+        selection: Entry of ``selections``; empty where the width is pruned, like ``recovery``.
+        n: Number of removed layers, or of layers with as many parameters; 0 for the dense model.
         recovery: Entry of ``recoveries``.
+        width: Entry of ``width_prunings``; empty where layers are removed.
     """
 
     model: str
@@ -50,6 +60,7 @@ class Variant:
     selection: str = ""
     n: int = 0
     recovery: str = ""
+    width: str = ""
 
     @property
     def plan_folder(self) -> str:
@@ -60,15 +71,23 @@ class Variant:
     @property
     def folder(self) -> str:
         """Folder of everything that belongs to this variant; it reads as the variant's lineage."""
-        return f"{self.plan_folder}/{self.recovery}" if self.n else f"results/{self.model}/{DENSE}"
+        if not self.n:
+            return f"results/{self.model}/{DENSE}"
+        if self.width:
+            calibration = f"results/{self.model}/calibration/{self.calibration}"
+            return f"{calibration}/width/{self.width}/n{self.n}"
+        return f"{self.plan_folder}/{self.recovery}"
 
     @classmethod
     def from_lineage(cls, model: str, lineage: str) -> Variant:
         """Parse the part of :attr:`folder` that follows ``results/{model}/``."""
         if lineage == DENSE:
             return cls(model)
-        _, calibration, _, selection, count, recovery = lineage.split("/")
-        return cls(model, calibration, selection, int(count.removeprefix("n")), recovery)
+        _, calibration, kind, name, count, *recovery = lineage.split("/")
+        n = int(count.removeprefix("n"))
+        if kind == "width":
+            return cls(model, calibration, n=n, width=name)
+        return cls(model, calibration, name, n, *recovery)
 
 
 def run_programs_of(project: str) -> None:
@@ -91,9 +110,9 @@ def models(config: Config) -> list[str]:
 def variants(config: Config) -> dict[Variant, list[str]]:
     """Return all variants that the profile's tables show, with the benchmarks shown of each.
 
-    Table rows whose selection or recovery the definitions lack are left out here; the table shows
-    them as missing, with the reason that the table's definition states. So are levels that a
-    recovery is unsuited for, and columns of benchmarks that no suite of the profile scores.
+    Table rows whose selection, recovery or calibration the definitions lack are left out here; the
+    table shows them as missing, with the reason that the table's definition states. So are levels
+    that a recovery is unsuited for, and columns of benchmarks that no suite of the profile scores.
 
     Returns:
         Sorted by variant; the benchmarks are sorted, too.
@@ -110,40 +129,65 @@ def variants(config: Config) -> dict[Variant, list[str]]:
 
 
 def _variants_of(
-    config: Config, model: str, query: tuple[str, str] | None, counts: Sequence[int]
+    config: Config, model: str, query: Query | None, counts: Sequence[int]
 ) -> Iterator[Variant]:
     """Yield the variants of one table row: the dense model, or one for each suitable level."""
     if query is None:
         yield Variant(model)
         return
-    selection, recovery = query
+    calibration = query.calibration or config.profile.calibration
     defined = config.definitions
-    if selection in defined.selections and recovery in defined.recoveries:
-        method = methods.recovery_method(defined.recoveries[recovery].method)
+    if query.selection in defined.width_prunings and calibration in defined.calibrations:
+        for n in counts:
+            if width_unsuited(config, model, query.selection, n) is None:
+                yield Variant(model, calibration, n=n, width=query.selection)
+    if (
+        query.selection in defined.selections
+        and query.recovery in defined.recoveries
+        and calibration in defined.calibrations
+    ):
+        method, _ = _recovery_method(config, query.recovery)
         for n in counts:
             if methods.unsuited(method, n) is None:
-                yield Variant(model, config.profile.calibration, selection, n, recovery)
+                yield Variant(model, calibration, query.selection, n, query.recovery)
 
 
-def selection_counts(config: Config, model: str, selection: str) -> list[int]:
-    """Return the numbers of layers that some table removes from a model by a selection, sorted."""
-    counts: set[int] = set()
-    for table, counts_by_model in config.profile.tables.items():
-        used = {query[0] for query in config.tables[table].queries() if query is not None}
-        if selection in used:
-            counts.update(counts_by_model.get(model, ()))
-    return sorted(counts)
+def _with_method(config: Config, recovery: str) -> MethodRecovery:
+    """Return a recovery, or the one where its distillation starts."""
+    entry = config.definitions.recoveries[recovery]
+    return entry if isinstance(entry, MethodRecovery) else _with_method(config, entry.start)
+
+
+def _recovery_method(config: Config, recovery: str) -> tuple[ModuleType, BaseModel]:
+    """Return the module of a recovery's method and its checked parameters."""
+    entry = _with_method(config, recovery)
+    method = methods.recovery_method(entry.method)
+    return method, method.Params(**entry.params)
+
+
+def selection_counts(config: Config, model: str, calibration: str, selection: str) -> list[int]:
+    """Return the numbers of layers that some table removes by a selection, sorted."""
+    wanted = (model, calibration, selection)
+    plans = plan_folders(config)
+    return [p.n for p in plans if (p.model, p.calibration, p.selection) == wanted]
 
 
 def plan_folders(config: Config) -> list[Variant]:
     """Return one variant without recovery for each plan that some table shows, sorted."""
-    calibration = config.profile.calibration
-    return sorted(
-        Variant(model, calibration, selection, n)
-        for model in models(config)
-        for selection in config.definitions.selections
-        for n in selection_counts(config, model, selection)
-    )
+    defined = config.definitions
+    found: set[Variant] = set()
+    for table, counts_by_model in config.profile.tables.items():
+        for query in config.tables[table].queries():
+            if query is None or query.selection not in defined.selections:
+                continue
+            calibration = query.calibration or config.profile.calibration
+            if calibration in defined.calibrations:
+                found.update(
+                    Variant(model, calibration, query.selection, n)
+                    for model, counts in counts_by_model.items()
+                    for n in counts
+                )
+    return sorted(found)
 
 
 def score_path(variant: Variant, benchmark: str) -> str:
@@ -152,12 +196,21 @@ def score_path(variant: Variant, benchmark: str) -> str:
 
 
 def table_inputs(config: Config) -> dict[str, list[str]]:
-    """Return all scores, plans and patch manifests that the profile's tables are built from."""
+    """Return all files of results that the profile's tables are built from, by their kind."""
     needed = variants(config)
+    trained = distilled_recoveries(config)
     return {
         "scores": [score_path(variant, name) for variant in needed for name in needed[variant]],
         "plans": [f"{plan.plan_folder}/plan.json" for plan in plan_folders(config)],
-        "patches": [f"{variant.folder}/patch.manifest.json" for variant in needed if variant.n],
+        "patches": [
+            f"{variant.folder}/patch.manifest.json" for variant in needed if variant.recovery
+        ],
+        "widths": [f"{variant.folder}/width.manifest.json" for variant in needed if variant.width],
+        "training": [
+            f"{variant.folder}/training.parquet"
+            for variant in needed
+            if variant.recovery in trained
+        ],
     }
 
 
@@ -196,6 +249,19 @@ def build_patch_mb(config: Config, model: str, n: int, recovery: str) -> int:
     megabytes = 2 * memory_mb(config, model) if "model" in needs else 1000
     kind = moments_kind(needs)
     return megabytes if kind is None else megabytes + moments_mb(config, model, n, kind)
+
+
+def distill_mb(config: Config, model: str, recovery: str) -> int:
+    """Return the memory for a distillation: of the model twice, and of what the gradient needs.
+
+    These are the activations of one pass through all layers, each about as large as 16 times its
+    input; how many layers stand behind the cut is not known before the plan.
+    """
+    entry = config.definitions.models[model]
+    settings = config.distillation(distilled(config, recovery).distillation)
+    tokens = (settings.micro_batch or settings.batch) * training_length(config)
+    activations = tokens * entry.n_layers * entry.hidden_size * 16 * 4 // 10**6
+    return 2 * memory_mb(config, model) + activations
 
 
 def rank_layers_mb(config: Config, model: str, selection: str) -> int:
@@ -323,17 +389,40 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
     }
 
 
-def calibration_windows(config: Config, model: str, calibration: str) -> str:
-    """Return the windows that a calibration reads."""
+def corpus_windows(config: Config, model: str, calibration: str) -> str:
+    """Return the windows of a calibration's corpus."""
     entry = config.definitions.calibrations[calibration]
     return f"results/{model}/windows/{entry.corpus}/{entry.split}.parquet"
+
+
+def calibration_windows(config: Config, model: str, calibration: str) -> str:
+    """Return the windows that a calibration reads: the corpus's, or with the model's own."""
+    if config.definitions.calibrations[calibration].generated:
+        return f"results/{model}/calibration/{calibration}/windows.parquet"
+    return corpus_windows(config, model, calibration)
+
+
+def extended_calibrations(config: Config) -> list[str]:
+    """Return the calibrations with text of the model's own, sorted."""
+    entries = config.definitions.calibrations
+    return sorted(name for name in entries if entries[name].generated)
+
+
+def extend_windows_spec(config: Config, calibration: str) -> dict[str, Any]:
+    """Return the settings of ``extend_windows``."""
+    entry = config.definitions.calibrations[calibration]
+    return {
+        "windows": entry.windows,
+        "generated": entry.generated,
+        "seed": config.profile.seed,
+    }
 
 
 def calibrate_spec(config: Config, calibration: str) -> dict[str, Any]:
     """Return the settings of ``calibrate``."""
     entry = config.definitions.calibrations[calibration]
     return {
-        "windows": entry.windows,
+        "windows": entry.total_windows,
         "exclude_first": entry.exclude_first,
         "batch": 1,
         "basis": "hadamard",
@@ -369,7 +458,7 @@ def rank_layers_spec(
     counts = list(range(1, n_layers))
     kind = methods.selection_method(entry.metric).KIND
     if "model" in selection_needs(config, selection) and kind != "single":
-        wanted = selection_counts(config, model, selection)
+        wanted = selection_counts(config, model, calibration, selection)
         counts = wanted[-1:] if kind == "sequence" else wanted
     spec: dict[str, Any] = {
         "selection": selection,
@@ -381,7 +470,7 @@ def rank_layers_spec(
         "modules": selection_modules(config, selection),
     }
     if "model" in selection_needs(config, selection):
-        spec["windows"] = config.definitions.calibrations[calibration].windows
+        spec["windows"] = config.definitions.calibrations[calibration].total_windows
         spec["exclude_first"] = config.definitions.calibrations[calibration].exclude_first
     return spec
 
@@ -396,11 +485,20 @@ def choose_layers_spec(config: Config, model: str, selection: str, n: int) -> di
     }
 
 
+def method_recoveries(config: Config) -> list[str]:
+    """Return the recoveries that ``build_patch`` makes, sorted."""
+    return sorted(config.definitions.recoveries.keys() - distilled_recoveries(config))
+
+
+def distilled_recoveries(config: Config) -> list[str]:
+    """Return the recoveries that ``distill`` makes, sorted."""
+    recoveries = config.definitions.recoveries
+    return sorted(name for name in recoveries if isinstance(recoveries[name], DistilledRecovery))
+
+
 def recovery_needs(config: Config, recovery: str) -> frozenset[Need]:
-    """Return what a recovery reads."""
-    entry = config.definitions.recoveries[recovery]
-    method = methods.recovery_method(entry.method)
-    return methods.recovery_needs(method, method.Params(**entry.params))
+    """Return what a recovery's method reads."""
+    return methods.recovery_needs(*_recovery_method(config, recovery))
 
 
 def measure_moments_spec(config: Config, calibration: str, kind: str) -> dict[str, Any]:
@@ -408,7 +506,7 @@ def measure_moments_spec(config: Config, calibration: str, kind: str) -> dict[st
     entry = config.definitions.calibrations[calibration]
     return {
         "kind": kind,
-        "windows": entry.windows,
+        "windows": entry.total_windows,
         "exclude_first": entry.exclude_first,
         "batch": 1,
     }
@@ -416,7 +514,7 @@ def measure_moments_spec(config: Config, calibration: str, kind: str) -> dict[st
 
 def recovery_modules(config: Config, recovery: str) -> list[str]:
     """Return the method modules that ``build_patch`` runs for a recovery."""
-    return [f"lpsteps.recovery.{config.definitions.recoveries[recovery].method}"]
+    return [f"lpsteps.recovery.{_with_method(config, recovery).method}"]
 
 
 def build_patch_spec(config: Config, calibration: str, recovery: str) -> dict[str, Any]:
@@ -424,7 +522,7 @@ def build_patch_spec(config: Config, calibration: str, recovery: str) -> dict[st
 
     A repair that runs the model itself reads the same windows as the calibration.
     """
-    entry = config.definitions.recoveries[recovery]
+    entry = _with_method(config, recovery)
     spec: dict[str, Any] = {
         "recovery": recovery,
         "method": entry.method,
@@ -432,10 +530,147 @@ def build_patch_spec(config: Config, calibration: str, recovery: str) -> dict[st
         "modules": recovery_modules(config, recovery),
     }
     if "model" in recovery_needs(config, recovery):
-        spec["windows"] = config.definitions.calibrations[calibration].windows
+        spec["windows"] = config.definitions.calibrations[calibration].total_windows
         spec["exclude_first"] = config.definitions.calibrations[calibration].exclude_first
         spec["seed"] = config.profile.seed
     return spec
+
+
+def distilled(config: Config, recovery: str) -> DistilledRecovery:
+    """Return a recovery that is distilled."""
+    entry = config.definitions.recoveries[recovery]
+    if not isinstance(entry, DistilledRecovery):
+        raise TypeError(f"{recovery} is not distilled")
+    return entry
+
+
+def training_text(config: Config) -> TrainingText:
+    """Return the text that the profile's distilled recoveries are trained on.
+
+    Raises:
+        LpstepsError: The profile names none; it may do so when no table shows such a recovery.
+    """
+    if config.profile.training_text is None:
+        raise LpstepsError(
+            f"{config.source}: training_text: null: a distillation needs one; "
+            f"{nearest('', config.definitions.training_texts)}"
+        )
+    return config.definitions.training_texts[config.profile.training_text]
+
+
+def training_length(config: Config) -> int:
+    """Return the tokens of each window of the training text."""
+    corpus = config.definitions.corpora[training_text(config).fit[0].corpus]
+    return corpus.length or config.profile.window_length
+
+
+def training_files(model: str, sources: Sequence[TextSource]) -> dict[str, str]:
+    """Return ``{corpus: windows}`` of a part of the training text, in its order."""
+    return {
+        source.corpus: f"results/{model}/windows/{source.corpus}/{source.split}.parquet"
+        for source in sources
+    }
+
+
+def teacher_manifest(config: Config, plan: Variant, recovery: str) -> str | None:
+    """Return the manifest of the stored targets that a distillation reads, None if it is fused.
+
+    Which layers the targets can do without depends on where training starts, so each start has its
+    own.
+
+    Args:
+        config: The config.
+        plan: A variant with the same plan.
+        recovery: Entry of ``recoveries`` that is distilled.
+    """
+    entry = distilled(config, recovery)
+    if config.distillation(entry.distillation).resolved_mode() == "fused":
+        return None
+    return f"{plan.plan_folder}/teacher/{entry.start}/{entry.distillation}/manifest.json"
+
+
+def store_teacher_spec(config: Config, distillation: str) -> dict[str, Any]:
+    """Return the settings of ``store_teacher``: those of the distillation that it reads."""
+    settings = config.distillation(distillation)
+    return {
+        "distillation": distillation,
+        "settings": settings.model_dump(mode="json", include={"top_k", "windows", "store_hidden"}),
+        "fit": [source.windows for source in training_text(config).fit],
+        "seed": config.profile.seed,
+    }
+
+
+def distill_spec(config: Config, recovery: str) -> dict[str, Any]:
+    """Return the settings of ``distill``."""
+    entry = distilled(config, recovery)
+    text = training_text(config)
+    return {
+        "recovery": recovery,
+        "start": entry.start,
+        "distillation": entry.distillation,
+        "settings": config.distillation(entry.distillation).model_dump(mode="json"),
+        "fit": [source.windows for source in text.fit],
+        "heldout": [source.windows for source in text.heldout],
+        "seed": config.profile.seed,
+    }
+
+
+def _width_method(config: Config, width: str) -> tuple[ModuleType, BaseModel]:
+    """Return the module of a width pruning's method and its checked parameters."""
+    entry = config.definitions.width_prunings[width]
+    method = methods.width_method(entry.method)
+    return method, method.Params(**entry.params)
+
+
+def width_unsuited(config: Config, model: str, width: str, n: int) -> str | None:
+    """Return why a width pruning cannot take the parameters of n layers from a model, or None."""
+    method, params = _width_method(config, width)
+    reason: str | None = method.unsuited(params, n, config.definitions.models[model].n_layers)
+    return reason
+
+
+def width_modules(config: Config, width: str) -> list[str]:
+    """Return the method modules that ``prune_width`` runs for a width pruning."""
+    return [f"lpsteps.width.{config.definitions.width_prunings[width].method}"]
+
+
+def prune_width_mb(config: Config, model: str) -> int:
+    """Return the memory for a width pruning: of the model, and as much for gradients."""
+    return memory_mb(config, model) + config.definitions.models[model].parameters * 4 // 10**6
+
+
+def prune_width_spec(config: Config, calibration: str, width: str, n: int) -> dict[str, Any]:
+    """Return the settings of ``prune_width``; it reads the same windows as the calibration."""
+    entry = config.definitions.width_prunings[width]
+    text = config.definitions.calibrations[calibration]
+    return {
+        "width": width,
+        "method": entry.method,
+        "params": entry.params,
+        "n": n,
+        "windows": text.total_windows,
+        "exclude_first": text.exclude_first,
+        "modules": width_modules(config, width),
+    }
+
+
+def width_facts(config: Config, width: str) -> dict[str, Any]:
+    """Return what the tables say of a width pruning: title, and levels without it, with reasons."""
+    levels: dict[str, set[int]] = {}
+    for row in config.profile.tables.values():
+        for model, counts in row.items():
+            levels.setdefault(model, set()).update(counts)
+    unsuited = {
+        model: {str(n): width_unsuited(config, model, width, n) for n in sorted(counts)}
+        for model, counts in sorted(levels.items())
+    }
+    return {
+        "title": config.definitions.width_prunings[width].title,
+        "unsuited": {
+            model: {n: reason for n, reason in reasons.items() if reason is not None}
+            for model, reasons in unsuited.items()
+        },
+    }
 
 
 def suite_inputs(config: Config, model: str, suite: str) -> dict[str, str]:
@@ -465,29 +700,22 @@ def evaluate_spec(config: Config, model: str, lineage: str, suite: str) -> dict[
     return {**spec, "limits": entry.benchmarks, "add_bos": config.definitions.models[model].add_bos}
 
 
-def recovery_facts(config: Config, recovery: str) -> dict[str, Any]:
-    """Return what the tables say of a recovery.
+def recovery_facts(config: Config, calibration: str, recovery: str) -> dict[str, Any]:
+    """Return what the tables say of a recovery on a calibration.
 
-    Its title, the tokens of text that it reads, how long it is trained on how many of them, and
-    for which of the profile's numbers of layers it is unsuited, with the reasons.
+    Its title, the tokens of text that it reads, how long it is trained on how many of them, what a
+    distillation does, and for which of the profile's numbers of layers it is unsuited, with the
+    reasons. Tokens are null where the config asks for all windows of a corpus, which are counted
+    when they are cut.
     """
     entry = config.definitions.recoveries[recovery]
-    method = methods.recovery_method(entry.method)
-    params = method.Params(**entry.params)
-    calibration = config.definitions.calibrations[config.profile.calibration]
-    corpus = config.definitions.corpora[calibration.corpus]
-    window = corpus.length or config.profile.window_length
-    tokens, training = 0, None
-    if isinstance(params, TrainingParams):
-        windows = params.windows or calibration.windows
-        length = params.length or window
-        per_window = window // length * length
-        tokens = windows * per_window
-        # With one window alone the training itself will say that it needs more.
-        fitted = windows - heldout_windows(windows) if windows > 1 else 0
-        training = {"epochs": params.epochs, "tokens": fitted * per_window}
-    elif methods.recovery_needs(method, params):
-        tokens = calibration.windows * (window - calibration.exclude_first)
+    method, params = _recovery_method(config, recovery)
+    distillation = None
+    if isinstance(entry, DistilledRecovery):
+        distillation = _distillation_facts(config, entry)
+        tokens, training = _text_of_distillation(distillation)
+    else:
+        tokens, training = _text_of_method(config, calibration, method, params)
     rows = config.profile.tables.values()
     levels = {n for row in rows for counts in row.values() for n in counts}
     reasons = {str(n): methods.unsuited(method, n) for n in sorted(levels)}
@@ -495,7 +723,50 @@ def recovery_facts(config: Config, recovery: str) -> dict[str, Any]:
         "title": entry.title,
         "calibration_tokens": tokens,
         "training": training,
+        "distillation": distillation,
         "unsuited": {n: reason for n, reason in reasons.items() if reason is not None},
+    }
+
+
+def _text_of_method(
+    config: Config, calibration: str, method: ModuleType, params: BaseModel
+) -> tuple[int | None, dict[str, Any] | None]:
+    """Return the tokens that a method reads, and how long it is trained on how many of them."""
+    entry = config.definitions.calibrations[calibration]
+    corpus = config.definitions.corpora[entry.corpus]
+    window = corpus.length or config.profile.window_length
+    if not isinstance(params, TrainingParams):
+        needs = methods.recovery_needs(method, params)
+        return (entry.total_windows * (window - entry.exclude_first) if needs else 0), None
+    if params.epochs == 0:
+        return 0, None
+    windows = params.windows or entry.total_windows
+    length = params.length or window
+    per_window = window // length * length
+    # With one window alone the training itself will say that it needs more.
+    fitted = windows - heldout_windows(windows) if windows > 1 else 0
+    return windows * per_window, {"epochs": params.epochs, "tokens": fitted * per_window}
+
+
+def _text_of_distillation(facts: dict[str, Any]) -> tuple[int | None, dict[str, Any] | None]:
+    tokens = None if facts["windows"] is None else facts["windows"] * facts["length"]
+    return tokens, {"epochs": facts["epochs"], "tokens": tokens}
+
+
+def _distillation_facts(config: Config, entry: DistilledRecovery) -> dict[str, Any]:
+    settings = config.distillation(entry.distillation)
+    windows = settings.windows
+    if windows is None:
+        listed = [source.windows for source in training_text(config).fit]
+        windows = None if None in listed else sum(filter(None, listed))
+    return {
+        **settings.model_dump(
+            mode="json", include={"objective", "top_k", "tail", "parametrisation", "epochs"}
+        ),
+        "windows": windows,
+        "length": training_length(config),
+        "mode": settings.resolved_mode(),
+        "start": entry.start,
     }
 
 
@@ -507,6 +778,7 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
     }
     return {
         "profile": config.source,
+        "calibration": profile.calibration,
         "tables": {
             table: {model: list(counts) for model, counts in row.items()}
             for table, row in profile.tables.items()
@@ -519,13 +791,20 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
             variant.folder: {
                 "model": variant.model,
                 "n": variant.n,
-                "selection": variant.selection,
-                "recovery": variant.recovery,
+                "calibration": variant.calibration,
+                # Rows name a width pruning in the place of a selection.
+                "selection": variant.selection or variant.width,
+                "recovery": NO_RECOVERY if variant.width else variant.recovery,
             }
             for variant in variants(config)
         },
         "plans": {
-            plan.plan_folder: {"model": plan.model, "n": plan.n, "selection": plan.selection}
+            plan.plan_folder: {
+                "model": plan.model,
+                "n": plan.n,
+                "calibration": plan.calibration,
+                "selection": plan.selection,
+            }
             for plan in plan_folders(config)
         },
         "benchmarks": {
@@ -535,5 +814,29 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
         },
         "unavailable": {name: reason for name, reason in reasons.items() if reason is not None},
         "selections": {name: entry.title for name, entry in definitions.selections.items()},
-        "recoveries": {name: recovery_facts(config, name) for name in definitions.recoveries},
+        "widths": {name: width_facts(config, name) for name in definitions.width_prunings},
+        "recoveries": {
+            name: recovery_facts(config, profile.calibration, name)
+            for name, entry in definitions.recoveries.items()
+            # Without a text, no table of the profile shows what is distilled.
+            if profile.training_text is not None or isinstance(entry, MethodRecovery)
+        },
+        "own_calibrations": _own_calibrations(config),
     }
+
+
+def _own_calibrations(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the facts of the recoveries that rows show on a calibration of their own."""
+    queries = {
+        query
+        for table in config.tables.values()
+        for query in table.queries()
+        if query is not None and query.calibration in config.definitions.calibrations
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for query in sorted(queries):
+        assert query.calibration is not None
+        recoveries = found.setdefault(query.calibration, {})
+        if query.recovery in config.definitions.recoveries:
+            recoveries[query.recovery] = recovery_facts(config, query.calibration, query.recovery)
+    return found

@@ -8,13 +8,15 @@ import random
 from pathlib import Path
 from typing import Any
 
-from lpsteps.artifacts import sha256_file, write_json
+import pyarrow as pa
+
+from lpsteps.artifacts import sha256_file, write_json, write_parquet
 from lpsteps.plan import Plan, write_plan
 from lpsteps.provenance import record_path, seal
 from lpsteps.report.definitions import load_table
 
 ROOT = Path(__file__).parents[1]
-TABLES = ["table01", "table02", "table06", "table08", "beyond"]
+TABLES = ["table01", "table02", "table04", "table06", "table08", "table11", "beyond"]
 
 SMALL, LARGE = "smollm2-135m", "llama-2-7b"
 MODELS = {
@@ -57,6 +59,27 @@ RECOVERIES = {
         "training": {"epochs": 8, "tokens": 14_336},
     },
 }
+# Two passes over 64 or 128 windows of 512 tokens; the text has 128.
+DISTILLED = {"linearpatch+ft": None, "linearpatch+ft-samples-64": 64}
+PASSES, LENGTH, TEXT_WINDOWS, BATCH = 2, 512, 128, 4
+RECOVERIES |= {
+    name: {
+        "title": name,
+        "calibration_tokens": 16_384,
+        "distillation": {
+            "objective": "logits_kl",
+            "top_k": 100,
+            "tail": False,
+            "parametrisation": "full",
+            "epochs": PASSES,
+            "windows": windows,
+            "length": LENGTH,
+            "mode": "fused",
+            "start": "linearpatch",
+        },
+    }
+    for name, windows in DISTILLED.items()
+}
 # How much of the damage each one repairs.
 REPAIRED = {
     "channel-scale": 0.2,
@@ -64,6 +87,8 @@ REPAIRED = {
     "prune-and-comp": 0.1,
     "least-squares": 0.6,
     "streamline-ffn": 0.5,
+    "linearpatch+ft": 0.7,
+    "linearpatch+ft-samples-64": 0.65,
 }
 ORDERS = {
     (SMALL, "shortgpt", 5): (14, 12, 13, 15, 16),
@@ -130,6 +155,7 @@ def patch_manifest(recovery: str, width: int) -> dict[str, Any]:
     kind, shape = {
         "channel-scale": ("scale", [width]),
         "linearpatch": ("matrix", [width, width]),
+        **dict.fromkeys(DISTILLED, ("matrix", [width, width])),
         "prune-and-comp": ("scalar", [1]),
         "least-squares": ("matrix", [width, width]),
         "streamline-ffn": ("gated_mlp", [3, width, 2 * width]),
@@ -145,6 +171,27 @@ def patch_manifest(recovery: str, width: int) -> dict[str, Any]:
         "restored": [],
         "tensors": {"w": {"sha256": "0" * 64, "dtype": "float32", "shape": shape}} if kind else {},
     }
+
+
+def training_curve(recovery: str) -> pa.Table:
+    """Return a curve that falls, and on the held-out text rises again at the end."""
+    windows = DISTILLED[recovery] or TEXT_WINDOWS
+    per_pass = windows // BATCH
+    steps = PASSES * per_pass
+    noise = random.Random(recovery)
+    heldout = {0: 2.0, per_pass: 1.0, steps: 1.25}
+    return pa.table(
+        {
+            "step": pa.array(range(steps + 1), pa.int64()),
+            "epoch": pa.array([-(-step // per_pass) for step in range(steps + 1)], pa.int64()),
+            "tokens": pa.array([step * BATCH * LENGTH for step in range(steps + 1)], pa.int64()),
+            "learning_rate": pa.array([1e-4] * (steps + 1), pa.float64()),
+            "fit_loss": pa.array(
+                [None, *(1.8 * 0.99**step + noise.random() for step in range(steps))], pa.float64()
+            ),
+            "heldout_kl": pa.array([heldout.get(step) for step in range(steps + 1)], pa.float64()),
+        }
+    )
 
 
 def invented(model: str, folder: str, benchmark: str) -> float:
@@ -163,21 +210,24 @@ def spec(levels: dict[str, list[int]] | None = None) -> dict[str, Any]:
     levels = levels or LEVELS
     variants: dict[str, Any] = {}
     for model, counts in levels.items():
-        variants[variant_folder(model)] = {"model": model, "n": 0, "selection": "", "recovery": ""}
+        nothing = dict.fromkeys(("calibration", "selection", "recovery"), "")
+        variants[variant_folder(model)] = {"model": model, "n": 0, **nothing}
         for n in counts:
             for selection in SELECTIONS:
                 for recovery in RECOVERIES:
                     variants[variant_folder(model, selection, n, recovery)] = {
                         "model": model,
                         "n": n,
+                        "calibration": "wikipedia",
                         "selection": selection,
                         "recovery": recovery,
                     }
     return {
         "profile": "config/config.yaml",
+        "calibration": "wikipedia",
         "tables": {
             table: {
-                model: counts[:1] if table in ("table02", "table06") else list(counts)
+                model: counts[:1] if table in ("table02", "table06", "table11") else list(counts)
                 for model, counts in levels.items()
             }
             for table in TABLES
@@ -185,7 +235,12 @@ def spec(levels: dict[str, list[int]] | None = None) -> dict[str, Any]:
         "models": {model: MODELS[model] for model in levels},
         "variants": variants,
         "plans": {
-            plan_folder(model, selection, n): {"model": model, "n": n, "selection": selection}
+            plan_folder(model, selection, n): {
+                "model": model,
+                "n": n,
+                "calibration": "wikipedia",
+                "selection": selection,
+            }
             for model, counts in levels.items()
             for n in counts
             for selection in SELECTIONS
@@ -209,7 +264,7 @@ def write_run(folder: Path, levels: dict[str, list[int]] | None = None) -> dict[
     Behind them lie all files of a run, back to one archive, with records as the steps write them.
     """
     levels = levels or LEVELS
-    paths: dict[str, list[str]] = {"scores": [], "plans": [], "patches": []}
+    paths: dict[str, list[str]] = {"scores": [], "plans": [], "patches": [], "curves": []}
 
     def made(rule: str, outputs: dict[str, Any], inputs: list[str], **settings: Any) -> list[str]:
         """Write files and the record of the step that made them from other files."""
@@ -221,6 +276,8 @@ def write_run(folder: Path, levels: dict[str, list[int]] | None = None) -> dict[
                     write_plan(target, content, **settings)
                 case str():
                     target.write_text(content)
+                case pa.Table():
+                    write_parquet(target, content)
                 case _:
                     write_json(target, content)
         speakers = [path for path in outputs if path.endswith("/manifest.json")] or list(outputs)
@@ -264,7 +321,11 @@ def write_run(folder: Path, levels: dict[str, list[int]] | None = None) -> dict[
                 [*checkpoint, *data[name]],
                 split=split,
             )
-            for name, split in [("wikipedia", "calibration"), *((name, "test") for name in TEXT)]
+            for name, split in [
+                ("wikipedia", "calibration"),
+                ("wikipedia", "validation"),
+                *((name, "test") for name in TEXT),
+            ]
         }
         calibrated = f"results/{model}/calibration/wikipedia"
         statistics = made(
@@ -305,15 +366,33 @@ def write_run(folder: Path, levels: dict[str, list[int]] | None = None) -> dict[
                 recovery = facts["recovery"]
                 manifest = patch_manifest(recovery, MODELS[model]["hidden_size"])
                 plan = f"{plan_folder(model, facts['selection'], facts['n'])}/plan.json"
-                patch = made(
-                    "build_patch",
-                    {
-                        f"{variant}/patch.manifest.json": manifest,
-                        f"{variant}/patch.safetensors": f"{variant}",
-                    },
-                    [*checkpoint[:2], plan, *(statistics if manifest["parameters"] else [])],
-                    recovery=recovery,
-                )
+                outputs: dict[str, Any] = {
+                    f"{variant}/patch.manifest.json": manifest,
+                    f"{variant}/patch.safetensors": f"{variant}",
+                }
+                if recovery in DISTILLED:
+                    start = variant_folder(model, facts["selection"], facts["n"], "linearpatch")
+                    patch = made(
+                        "distill",
+                        {**outputs, f"{variant}/training.parquet": training_curve(recovery)},
+                        [
+                            *(*checkpoint, plan, *windows["wikipedia", "calibration"]),
+                            *windows["wikipedia", "validation"],
+                            *(
+                                f"{start}/patch.{suffix}"
+                                for suffix in ("manifest.json", "safetensors")
+                            ),
+                        ],
+                        recovery=recovery,
+                    )
+                    paths["curves"].append(patch.pop())
+                else:
+                    patch = made(
+                        "build_patch",
+                        outputs,
+                        [*checkpoint[:2], plan, *(statistics if manifest["parameters"] else [])],
+                        recovery=recovery,
+                    )
                 paths["patches"].append(patch[0])
                 cut = [plan, *patch]
             for rule, names, sources in (

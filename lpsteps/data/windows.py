@@ -1,11 +1,14 @@
-"""Windows: the fixed-length token sequences on which statistics and perplexity are measured.
+"""Windows: the fixed-length token sequences that models are measured and repairs are trained on.
 
-Two ways to cut them, both from the code behind the paper's perplexity tables:
+Three ways to cut them. The first two are from the code behind the paper's perplexity tables, the
+third is how the paper draws the text that it trains patches on:
 
 - consecutive (WikiText-2, PTB): all documents are joined by blank lines and tokenised once, then
   cut into windows that do not overlap; the incomplete tail is dropped and no window gets a BOS
   token of its own.
 - random (C4): one random window out of each of ``count`` randomly drawn, long enough documents.
+- random offsets (WikiText-2): ``count`` windows that start anywhere in the joined text, drawn with
+  replacement, so that they overlap.
 """
 
 from __future__ import annotations
@@ -112,17 +115,54 @@ def consecutive_windows(
             f"{available} windows of {length}; ask for fewer or shorter ones"
         )
     kept = available if count is None else count
-    token_ids = stream.ids[: kept * length].reshape(kept, length)
+    return _windows_at(stream, joined, length, np.arange(kept) * length)
+
+
+def random_offset_windows(
+    stream: TokenStream, joined: JoinedText, length: int, count: int, seed: int
+) -> Windows:
+    """Draw windows at random offsets of a token stream, with replacement.
+
+    The first token of each is drawn from ``0..tokens - length - 1`` by Python's own generator, as
+    the calibration loaders of GPTQ and of the code that followed it do.
+
+    Args:
+        stream: The tokenised ``joined.text``.
+        joined: The text with its documents.
+        length: Tokens per window.
+        count: Number of windows.
+        seed: Seed of the generator.
+
+    Raises:
+        LpstepsError: The text does not have more than ``length`` tokens.
+    """
+    tokens = len(stream.ids)
+    if tokens <= length:
+        raise LpstepsError(
+            f"length: {length}: the text has {tokens} tokens, not more than that; ask for shorter "
+            "windows"
+        )
+    generator = random.Random(seed)
+    offsets = [generator.randint(0, tokens - length - 1) for _ in range(count)]
+    return _windows_at(stream, joined, length, np.array(offsets))
+
+
+def _windows_at(
+    stream: TokenStream, joined: JoinedText, length: int, offsets: npt.NDArray[np.int64]
+) -> Windows:
+    """Return the windows that start at the given tokens of the stream, with their documents."""
+    positions = offsets[:, None] + np.arange(length)
+    token_ids = stream.ids[positions]
     if stream.starts is None:
-        return Windows(token_ids, [[] for _ in range(kept)], [[] for _ in range(kept)])
+        return Windows(token_ids, [[] for _ in offsets], [[] for _ in offsets])
     # A token belongs to the document in which its first character lies.
     owner = np.searchsorted(np.asarray(joined.starts), stream.starts, side="right") - 1
-    documents, offsets = [], []
-    for window in owner[: kept * length].reshape(kept, length):
+    documents, firsts = [], []
+    for window in owner[positions]:
         first = np.flatnonzero(np.diff(window, prepend=-1))
         documents.append([joined.names[index] for index in window[first]])
-        offsets.append([int(position) for position in first])
-    return Windows(token_ids, documents, offsets)
+        firsts.append([int(position) for position in first])
+    return Windows(token_ids, documents, firsts)
 
 
 def random_windows(

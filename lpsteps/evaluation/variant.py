@@ -1,4 +1,4 @@
-"""A variant in memory: the dense model, or the model with a plan's layers removed and repaired."""
+"""A variant in memory: the dense model, or one that was pruned, of layers or in its width."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.models.loading import configure_torch, load_model, read_compute
 from lpsteps.models.surgery import apply_plan
-from lpsteps.patches import MANIFEST_SUFFIX, TENSORS_SUFFIX, read_patches
+from lpsteps.models.width import apply_width
+from lpsteps.patches import read_patches, tensors_beside
 from lpsteps.plan import read_plan
+from lpsteps.width_pruning import read_width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,6 +49,9 @@ def add_variant_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--compute", type=Path, required=True, help="compute.json of this machine")
     parser.add_argument("--plan", type=Path, help="plan.json; without it the model stays dense")
     parser.add_argument("--patch-manifest", type=Path, help="patch.manifest.json; needs --plan")
+    parser.add_argument(
+        "--width-manifest", type=Path, help="width.manifest.json; in place of --plan"
+    )
     parser.add_argument(
         "--score",
         action="append",
@@ -84,7 +89,7 @@ def paths_by_benchmark(
 
 
 def load_variant(step: StepRun, arguments: Namespace) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load the model, remove the plan's layers and insert the patches.
+    """Load the model, remove the plan's layers and insert the patches, or cut its width.
 
     Returns:
         The model in evaluation mode, and the settings that every score states about it.
@@ -94,18 +99,26 @@ def load_variant(step: StepRun, arguments: Namespace) -> tuple[PreTrainedModel, 
     """
     if arguments.patch_manifest is not None and arguments.plan is None:
         raise LpstepsError(f"--patch-manifest: {arguments.patch_manifest}: needs --plan as well")
+    if arguments.width_manifest is not None and arguments.plan is not None:
+        raise LpstepsError(
+            f"--width-manifest: {arguments.width_manifest}: a variant has this or --plan, not both"
+        )
     threads = configure_torch()
     compute = read_compute(step.read(arguments.compute))
     step.read_manifest(arguments.model)
     plan = read_plan(step.read(arguments.plan)) if arguments.plan is not None else None
-    patches = None
+    patches = width = None
     if arguments.patch_manifest is not None:
-        manifest = step.read(arguments.patch_manifest)
-        step.read(manifest.with_name(manifest.name.replace(MANIFEST_SUFFIX, TENSORS_SUFFIX)))
-        patches = read_patches(manifest)
+        step.read(tensors_beside(step.read(arguments.patch_manifest)))
+        patches = read_patches(arguments.patch_manifest)
+    if arguments.width_manifest is not None:
+        step.read(tensors_beside(step.read(arguments.width_manifest)))
+        width = read_width(arguments.width_manifest)
     model = load_model(arguments.model.parent, compute.dtype, device=compute.device)
     if plan is not None:
         apply_plan(model, plan, patches)
+    if width is not None:
+        apply_width(model, width)
     step.note("device", compute.device.type)
     step.note("threads", threads)
     return model, {"dtype": str(compute.dtype).removeprefix("torch.")}

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from lpsteps.hadamard import basis_matrix
 from lpsteps.least_squares import diagonal_scales
+from lpsteps.patch_matrix import patch_matrix
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.recovery.base import RecoveryContext, WeightingParams, stream_need
-from lpsteps.recovery.linearpatch import patch_matrix
 
 TITLE: Final = "Least-squares scales"
 PAPER: Final = ""

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from lpsteps.errors import LpstepsError
+from lpsteps.patch_matrix import patch_matrix
 from lpsteps.patches import Operation, PatchSet
 from lpsteps.recovery.base import Need, RatioParams, RecoveryContext, patches_from_ratios
 
@@ -30,23 +29,6 @@ class Params(RatioParams):
     basis: Literal["hadamard"] = Field(
         default="hadamard", description="Basis in which channels are rescaled"
     )
-
-
-def patch_matrix(
-    basis: npt.NDArray[np.float64], ratios: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Return ``H diag(d) H^T``.
-
-    Args:
-        basis: Orthonormal H, float64 ``[hidden_size, hidden_size]``, basis vectors in columns.
-        ratios: Scales d in that basis, float64 ``[hidden_size]``.
-
-    Returns:
-        A symmetric matrix, float64 ``[hidden_size, hidden_size]``, with eigenvalues d.
-    """
-    product = (basis * ratios) @ basis.T
-    # Rounding leaves the two triangles apart by some ulp; their mean is exactly symmetric.
-    return (product + product.T) / 2.0
 
 
 def build(context: RecoveryContext, params: Params) -> PatchSet:

@@ -22,7 +22,14 @@ from pydantic import Field
 from lpsteps.errors import LpstepsError
 from lpsteps.patches import PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
-from lpsteps.training import AdamW, LossCurve, TrainingParams, TrainingText, train, training_text
+from lpsteps.training import (
+    AdamW,
+    LossCurve,
+    TrainingParams,
+    TrainingText,
+    train_on_text,
+    training_text,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +122,7 @@ def healed_weights(
         logits = decoder.logits(hidden).float()
         return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
-    curve = train(
+    curve = train_on_text(
         adapters,
         loss,
         text,

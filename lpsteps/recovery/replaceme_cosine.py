@@ -18,7 +18,14 @@ from pydantic import Field
 from lpsteps.errors import LpstepsError
 from lpsteps.patches import PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
-from lpsteps.training import AdamW, LossCurve, TrainingParams, TrainingText, train, training_text
+from lpsteps.training import (
+    AdamW,
+    LossCurve,
+    TrainingParams,
+    TrainingText,
+    train_on_text,
+    training_text,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +94,7 @@ def trained_transform(
 
     handle = projection.register_forward_hook(lambda _, __, output: branch.append(output))
     try:
-        curve = train(
+        curve = train_on_text(
             [transform],
             loss,
             text,

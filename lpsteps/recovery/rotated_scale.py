@@ -26,9 +26,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from lpsteps.errors import LpstepsError
+from lpsteps.patch_matrix import patch_matrix
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.recovery.base import Need, RatioParams, RecoveryContext, magnitude_ratios
-from lpsteps.recovery.linearpatch import patch_matrix
 
 if TYPE_CHECKING:
     import torch

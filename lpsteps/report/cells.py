@@ -12,22 +12,28 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from lpsteps.distillation.teacher_store import bytes_per_target
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan
 from lpsteps.report.aggregates import Estimate, mean, removed_ratio, retained_performance
 from lpsteps.report.bootstrap import RESAMPLES
+from lpsteps.report.costs import stored_target_bytes
+from lpsteps.report.curves import TrainingCurve, thinned_curve
 from lpsteps.report.definitions import NO_RECOVERY, Column, Row, TableDefinition
 from lpsteps.report.evidence import (
     BuildSpec,
+    DistillationFacts,
     Evidence,
     ModelFacts,
     PatchFacts,
+    PlanKey,
     RecoveryFacts,
     Score,
     Sourced,
 )
 from lpsteps.report.formats import (
+    format_bytes,
     format_count,
     format_foldable,
     format_interval,
@@ -39,7 +45,10 @@ from lpsteps.report.formats import (
 from lpsteps.report.published import Key, PublishedCell, by_variant
 from lpsteps.report.shares import Bounded, Share, measure_share, obstacle
 
-SCHEMA = 2
+SCHEMA = 3
+
+# Columns that a distilled row fills from its training curve.
+_FROM_CURVES = ("distilled_windows", "distilled_tokens", "calibration_tokens", "target_storage")
 
 MISSING_TEXT = "\N{EN DASH}"
 
@@ -216,12 +225,13 @@ def _sample_limits(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _describe_variant(folder: str, spec: BuildSpec, evidence: Evidence) -> dict[str, Any]:
     variant = spec.variants[folder]
-    plan = evidence.plans.get((variant.model, variant.selection, variant.n))
+    plan = evidence.plans.get((variant.model, variant.calibration, variant.selection, variant.n))
     patch = evidence.patches.get(folder)
     return {
         "model": variant.model,
         "n": variant.n,
         "n_layers": spec.models[variant.model].n_layers,
+        "calibration": variant.calibration if variant.n else None,
         "selection": variant.selection if variant.n else None,
         "recovery": variant.recovery if variant.n else None,
         "plan": plan.path if plan else None,
@@ -231,6 +241,29 @@ def _describe_variant(folder: str, spec: BuildSpec, evidence: Evidence) -> dict[
         "patch": patch.path if patch else None,
         "added_parameters": patch.content.parameters if patch else 0,
     }
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """How a row was distilled: in words, and on how many tokens here and in the paper."""
+
+    note: str
+    tokens: int | None
+    printed_tokens: int | None
+
+    @property
+    def as_printed(self) -> bool:
+        """Whether it read as many tokens as the paper's row did."""
+        return self.tokens is not None and self.tokens == self.printed_tokens
+
+    @property
+    def beside_printed(self) -> str:
+        """What to say beside a printed value that was trained otherwise."""
+        if self.as_printed:
+            return ""
+        theirs = self.printed_tokens
+        known = f"on {format_count(theirs)}" if theirs else "on a number that we do not know"
+        return f"the paper's row was trained {known}, so no difference is taken"
 
 
 @dataclass(frozen=True)
@@ -276,6 +309,12 @@ class _TableBuilder:
                 for column in self.definition.columns
             ],
             "figure": self._figure(),
+            "curves": [
+                curves
+                for model, counts in levels.items()
+                for n in counts
+                if (curves := self._curves(model, n)) is not None
+            ],
             "sections": [section for section in sections if section["rows"]],
         }
 
@@ -287,6 +326,29 @@ class _TableBuilder:
             "rows": [{"id": row, "label": label} for row, label in figure.rows.items()],
             "panels": [panel.model_dump() for panel in figure.panels],
         }
+
+    def _curves(self, model: str, n: int) -> dict[str, Any] | None:
+        """Return the training curves of one model and level, None where there are none."""
+        lines = []
+        rows = self.definition.curves.rows if self.definition.curves else {}
+        for style, (name, label) in enumerate(rows.items(), start=1):
+            row = self.definition.row(name)
+            facts = self._distillation(row)
+            sourced = self._curve(row, model, n)
+            if facts is None or sourced is None:
+                continue
+            lines.append(
+                {
+                    "row": name,
+                    "label": label,
+                    "style": style,
+                    "objective": facts.objective,
+                    "tokens": sourced.content.tokens,
+                    "source": {"path": sourced.path, "sha256": sourced.sha256},
+                    **thinned_curve(sourced.content),
+                }
+            )
+        return {"model": model, "n": n, "lines": lines} if lines else None
 
     def _measured_section(self, model: str, n: int) -> dict[str, Any]:
         facts = self.spec.models[model]
@@ -394,6 +456,8 @@ class _TableBuilder:
         self.cells[cell.id] = cell
 
     def _printed(self, row: Row, column: Column, model: str, n: int) -> PublishedCell | None:
+        if row.calibration is not None:
+            return None
         key = (self.definition.id, model, n, row.selection, row.recovery, column.id)
         return self.index.get(key)
 
@@ -411,12 +475,47 @@ class _TableBuilder:
                 built[column.id] = self._derived_cell(row, column, model, n, built)
         for column in self.definition.columns:
             printed = self._printed(row, column, model, n)
-            self._add(_beside_published(built[column.id], printed))
+            cell = built[column.id]
+            trained = None
+            if column.higher_is_better is not None and cell.status == "measured":
+                trained = self._trained(row, model, n)
+            self._add(_beside_published(cell, printed, trained))
+
+    def _folder(self, row: Row, model: str, n: int) -> str | None:
+        """Return where the variant of a row lies, None if the profile does not build it."""
+        if row.selection is None:
+            return self.evidence.folders.get((model, n, None, None, None))
+        calibration = row.calibration or self.spec.calibration
+        return self.evidence.folders.get((model, n, calibration, row.selection, row.recovery))
+
+    def _plan_key(self, row: Row, model: str, n: int) -> PlanKey:
+        return (model, row.calibration or self.spec.calibration, row.selection or "", n)
+
+    def _distillation(self, row: Row) -> DistillationFacts | None:
+        facts = self.spec.recovery(row.recovery, row.calibration) if row.selection else None
+        return facts.distillation if facts else None
+
+    def _curve(self, row: Row, model: str, n: int) -> Sourced[TrainingCurve] | None:
+        return self.evidence.curves.get(self._folder(row, model, n) or "")
+
+    def _trained(self, row: Row, model: str, n: int) -> _Trained | None:
+        """Say how a row was distilled, None if it was not."""
+        facts = self._distillation(row)
+        if facts is None:
+            return None
+        sourced = self._curve(row, model, n)
+        if sourced is None:
+            return _Trained("how long it was trained is not known", None, row.printed_tokens)
+        curve = sourced.content
+        windows = curve.first_pass // facts.length
+        kept, _ = curve.kept
+        note = (
+            f"distilled on {format_count(curve.tokens)} tokens, {format_count(windows)} windows of "
+            f"{format_count(facts.length)}; the state after {format_count(kept)} is kept"
+        )
+        return _Trained(note, curve.tokens, row.printed_tokens)
 
     def _blank(self, row: Row, column: Column, model: str, n: int) -> Cell:
-        folder = self.evidence.folders.get(
-            (model, n, row.selection, row.recovery if row.selection else None)
-        )
         return Cell(
             id=self._id(model, n, row.id, column.id),
             table=self.definition.id,
@@ -425,33 +524,41 @@ class _TableBuilder:
             model=model,
             n_pruned=n,
             status="missing",
-            variant=folder,
+            variant=self._folder(row, model, n),
         )
 
     def _row_problem(self, row: Row, blank: Cell) -> str | None:
         """Say why nothing at all can be shown for a row."""
+        if row.selection in self.spec.widths:
+            levels = self.spec.widths[row.selection].unsuited.get(blank.model, {})
+            manifest = f"{blank.variant}/width.manifest.json"
+            return levels.get(blank.n_pruned) or self.evidence.problems.get(manifest)
         if row.selection is not None:
             if row.selection not in self.spec.selections:
                 return row.missing or f"no selection '{row.selection}' is configured"
             if row.recovery not in self.spec.recoveries:
                 return row.missing or f"no recovery '{row.recovery}' is configured"
-            unsuited = self.spec.recoveries[row.recovery].unsuited
-            if blank.n_pruned in unsuited:
-                return unsuited[blank.n_pruned]
-        plan_key = (blank.model, row.selection or "", blank.n_pruned)
+            facts = self.spec.recovery(row.recovery, row.calibration)
+            if facts is None:
+                return row.missing or f"no calibration '{row.calibration}' is configured"
+            if blank.n_pruned in facts.unsuited:
+                return facts.unsuited[blank.n_pruned]
+        plan_key = self._plan_key(row, blank.model, blank.n_pruned)
         plan = f"{self.evidence.plan_folders.get(plan_key)}/plan.json"
         patch = f"{blank.variant}/patch.manifest.json"
         problems = self.evidence.problems
         return problems.get(plan) or problems.get(patch)
 
     def _plan(self, row: Row, model: str, n: int) -> Sourced[Plan] | None:
-        return self.evidence.plans.get((model, row.selection or "", n))
+        return self.evidence.plans.get(self._plan_key(row, model, n))
 
     def _measured_cell(self, row: Row, column: Column, model: str, n: int) -> Cell:
         blank = self._blank(row, column, model, n)
         problem = self._row_problem(row, blank)
         if problem is not None:
             return replace(blank, reason=problem)
+        if row.selection in self.spec.widths and column.kind not in ("benchmark", "ratio"):
+            return replace(blank, reason="removes heads and channels: there is no cut to repair")
         if column.kind == "layers":
             return self._layers_cell(blank, row)
         if blank.variant is None:
@@ -460,6 +567,13 @@ class _TableBuilder:
             return self._score_cell(blank, column, blank.variant)
         if column.kind == "ratio":
             return self._ratio_cell(blank, row, blank.variant)
+        facts = self._distillation(row)
+        if column.kind in ("top_k", "target_storage") and facts and facts.why_no_outcomes:
+            return replace(blank, reason=facts.why_no_outcomes)
+        if column.kind == "top_k" and facts is None:
+            return replace(blank, reason="nothing is distilled")
+        if facts and column.kind in _FROM_CURVES:
+            return self._distilled_cell(blank, row, column, facts)
         return self._cost_cell(blank, row, column, blank.variant)
 
     def _score_cell(self, blank: Cell, column: Column, variant: str) -> Cell:
@@ -512,6 +626,8 @@ class _TableBuilder:
         if blank.n_pruned == 0:
             note = "by definition: nothing is removed"
             return replace(blank, status="measured", value=0.0, text=format_value(0.0), note=note)
+        if row.selection in self.spec.widths:
+            return self._width_ratio_cell(blank, variant)
         plan = self._plan(row, blank.model, blank.n_pruned)
         patch = self.evidence.patches.get(variant)
         if plan is None:
@@ -536,6 +652,21 @@ class _TableBuilder:
             note=note,
         )
 
+    def _width_ratio_cell(self, blank: Cell, variant: str) -> Cell:
+        width = self.evidence.widths.get(variant)
+        if width is None:
+            return replace(blank, reason="there is no manifest of the width pruning")
+        removed, total = width.content.parameters_removed, self.spec.models[blank.model].parameters
+        value = 100 * removed / total
+        return replace(
+            blank,
+            status="measured",
+            value=value,
+            text=format_value(value),
+            source=Source(width.path, "/parameters_removed", width.sha256),
+            note=f"{removed} of {total} parameters, counted from the shapes of the pruned layers",
+        )
+
     def _cost_cell(self, blank: Cell, row: Row, column: Column, variant: str) -> Cell:
         if blank.n_pruned == 0:
             nothing: bool | int = column.kind == "foldable" if column.unit == "answer" else 0
@@ -549,14 +680,20 @@ class _TableBuilder:
         patch = self.evidence.patches.get(variant)
         if patch is None:
             return replace(blank, reason="there is no patch manifest")
-        recovery = self.spec.recoveries[row.recovery]
+        recovery = self.spec.recovery(row.recovery, row.calibration)
+        assert recovery is not None  # Or the row would have a problem.
+        distilled = recovery.distillation
         facts = self.spec.models[blank.model]
         pointer, value = {
             "parameters_added": ("/parameters", patch.content.parameters),
             "flops_added": ("/tensors", patch.content.flops(facts.hidden_size)),
             "foldable": ("/foldable", patch.content.foldable),
-            "trained": ("/recovery", recovery.training is not None),
-            "calibration_tokens": ("/recovery", recovery.calibration_tokens),
+            "trained": ("/recovery", bool(recovery.training or recovery.distillation)),
+            "calibration_tokens": ("/recovery", recovery.calibration_tokens or 0),
+            "distilled_windows": ("/recovery", 0),
+            "distilled_tokens": ("/recovery", 0),
+            "target_storage": ("/recovery", 0),
+            "top_k": ("/recovery", (distilled.top_k if distilled else None) or 0),
         }[column.kind]
         return replace(
             blank,
@@ -567,11 +704,35 @@ class _TableBuilder:
             note=_cost_note(column, patch.content, facts, recovery),
         )
 
+    def _distilled_cell(
+        self, blank: Cell, row: Row, column: Column, facts: DistillationFacts
+    ) -> Cell:
+        sourced = self._curve(row, blank.model, blank.n_pruned)
+        if sourced is None:
+            problem = self.evidence.problems.get(f"{blank.variant}/training.parquet")
+            return replace(blank, reason=problem or "there is no training curve")
+        read = sourced.content.first_pass
+        untied, tied = self.spec.models[blank.model].vocabularies
+        if column.kind == "target_storage" and bytes_per_target(untied) != bytes_per_target(tied):
+            return replace(blank, reason="the sizes of the model leave open how many tokens it has")
+        value = {
+            "distilled_windows": read // facts.length,
+            "distilled_tokens": sourced.content.tokens,
+            "calibration_tokens": read,
+            "target_storage": stored_target_bytes(read, facts.top_k or 0, tied),
+        }[column.kind]
+        return replace(
+            blank,
+            status="measured",
+            value=value,
+            text=_cost_text(column, value, ()),
+            source=Source(sourced.path, "column=tokens", sourced.sha256),
+            note=_distilled_note(column, facts, read, bytes_per_target(tied)),
+        )
+
     def _kept(self, row: Row, model: str, n: int) -> str | None:
         """Say how many of the layers to remove stay after all, retrained; None if all go."""
-        patch = self.evidence.patches.get(
-            self.evidence.folders.get((model, n, row.selection, row.recovery), "")
-        )
+        patch = self.evidence.patches.get(self._folder(row, model, n) or "")
         if patch is None or not patch.content.restored:
             return None
         count = len(patch.content.restored)
@@ -718,12 +879,16 @@ class _TableBuilder:
         return ", ".join(filter(None, notes)) or None
 
     def _same_layers(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:
-        """Name the selection of the first row above with the same layers and recovery, if any."""
+        """Name the selection of the first row above with the same layers and repair, if any."""
         layers = self._removed(row, model, n)
         if layers is None:
             return None
         for other in rows[: rows.index(row)]:
-            if other.recovery == row.recovery and self._removed(other, model, n) == layers:
+            repair = (other.recovery, other.calibration)
+            if (
+                repair == (row.recovery, row.calibration)
+                and self._removed(other, model, n) == layers
+            ):
                 return f"same layers as {self.spec.selections[other.selection or '']}"
         return None
 
@@ -757,7 +922,25 @@ def _cost_text(column: Column, value: bool | int, kinds: Collection[OperationKin
         return format_training(bool(value))
     if column.kind == "foldable":
         return format_foldable(bool(value), kinds)
-    return format_count(value)
+    return format_bytes(value) if column.unit == "bytes" else format_count(value)
+
+
+def _distilled_note(
+    column: Column, facts: DistillationFacts, read: int, bytes_per_outcome: float
+) -> str:
+    """Say what stands behind a number of a distillation."""
+    windows = f"{format_count(read // facts.length)} windows of {format_count(facts.length)} tokens"
+    if column.kind == "target_storage":
+        stored = {
+            "offline": "stored in this run",
+            "fused": "not stored in this run, which makes them on the way",
+        }[facts.mode]
+        return (
+            f"{windows}, {facts.top_k} outcomes at each, {bytes_per_outcome:g} bytes an outcome; "
+            f"{stored}"
+        )
+    passes = f"{facts.epochs} pass{'es' if facts.epochs > 1 else ''}"
+    return f"{windows}, {passes} at most, from the patch of {facts.start}"
 
 
 def _cost_note(
@@ -765,10 +948,9 @@ def _cost_note(
 ) -> str | None:
     """Say what a cost leaves open."""
     turned = "rotation" in patch.kinds
-    outside = model.parameters - model.n_layers * model.layer_parameters
     untied = (
         "a head that is tied to the embedding then gets weights of its own, vocabulary x "
-        f"{model.hidden_size} parameters, at most {format_count(outside)}"
+        f"{model.hidden_size} parameters, at most {format_count(model.outside_parameters)}"
     )
     families = (
         "rotations fold only into LLaMA, Mistral, Phi-3, Qwen2 and Qwen3, not into families whose "
@@ -777,8 +959,13 @@ def _cost_note(
     if column.kind == "foldable":
         note = f"operations: {', '.join(patch.kinds) or 'none, the stock architecture runs it'}"
         return f"{note}; {families}; {untied}" if patch.foldable and turned else note
+    distilled = recovery.distillation
+    if column.kind == "trained" and distilled is not None:
+        return f"distilled, from the patch of {distilled.start}"
+    if column.kind == "top_k" and distilled is not None:
+        return "the rest is one more outcome" if distilled.tail else "renormalised over these"
     if column.kind == "trained" and recovery.training is not None:
-        epochs, tokens = recovery.training.epochs, format_count(recovery.training.tokens)
+        epochs, tokens = recovery.training.epochs, format_count(recovery.training.tokens or 0)
         return f"{epochs} epoch{'s' if epochs > 1 else ''} of {tokens} tokens"
     inserted = column.kind in ("parameters_added", "flops_added") and patch.kinds
     if not inserted or not patch.foldable or patch.restored:
@@ -814,8 +1001,12 @@ def _estimate(cell: Cell) -> Estimate:
     return Estimate(cell.value, cell.stderr)
 
 
-def _beside_published(cell: Cell, printed: PublishedCell | None) -> Cell:
+def _beside_published(cell: Cell, printed: PublishedCell | None, trained: _Trained | None) -> Cell:
     """Put the printed value, and where comparable the difference, into a measured cell."""
+    if trained is not None:
+        beside = "" if printed is None else trained.beside_printed
+        note = "; ".join(filter(None, [cell.note, trained.note, beside]))
+        cell = replace(cell, note=note)
     if printed is None:
         return cell
     layers = printed.layers
@@ -828,8 +1019,10 @@ def _beside_published(cell: Cell, printed: PublishedCell | None) -> Cell:
             published_note=printed.note or None,
             difference=difference,
         )
-    # A mean over fewer benchmarks than the printed one is another quantity.
+    # A mean over fewer benchmarks than the printed one is another quantity, and so is what
+    # training on more or less text gives.
     comparable = cell.benchmarks_used == cell.benchmarks_wanted
+    comparable &= trained is None or trained.as_printed
     difference_of_values = None
     if isinstance(cell.value, float) and printed.value is not None and comparable:
         difference_of_values = cell.value - printed.value

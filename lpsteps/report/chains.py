@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from lpsteps.artifacts import canonical_json
+from lpsteps.report.formats import format_bytes
 
 Artifacts = Mapping[str, Mapping[str, Any]]
 
@@ -64,7 +65,7 @@ def lineage_chains(
 
     def file_number(path: str) -> int:
         facts = artifacts[path]
-        entry = {"path": path, "sha256": facts["sha256"], "size": size_text(facts["bytes"])}
+        entry = {"path": path, "sha256": facts["sha256"], "size": format_bytes(facts["bytes"])}
         return files.number(path, entry)
 
     def node_number(paths: list[str]) -> int:
@@ -75,7 +76,7 @@ def lineage_chains(
             entry["rule"] = rule
         if len(paths) > 1:
             entry["folder"] = _common_folder(paths)
-            entry["size"] = size_text(sum(artifacts[path]["bytes"] for path in paths))
+            entry["size"] = format_bytes(sum(artifacts[path]["bytes"] for path in paths))
         pins = _pins(artifacts, paths, makers)
         if pins:
             entry["pinned"] = pins
@@ -97,14 +98,6 @@ def lineage_chains(
             chains.number(key, chain)
         files.entries[file_number(root)]["chain"] = chains.numbers[key]
     return {"files": files.entries, "nodes": nodes.entries, "chains": chains.entries}
-
-
-def size_text(count: int) -> str:
-    """Return a number of bytes in the largest unit that it reaches, with one decimal."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _common_folder(paths: Collection[str]) -> str:

@@ -1,10 +1,11 @@
-"""What a patch costs at inference, counted from its manifest."""
+"""What a patch costs at inference, counted from its manifest, and its targets on disk."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from lpsteps.distillation.teacher_store import bytes_per_target
 from lpsteps.patches import OperationKind
 
 # Operations with one multiplication or addition per channel; all others are matrix products.
@@ -35,3 +36,14 @@ def layer_flops(shapes: Sequence[Sequence[int]]) -> int:
         shapes: Shapes of the layer's parameters; those with two axes are the projections.
     """
     return sum(2 * math.prod(shape) for shape in shapes if len(shape) == 2)
+
+
+def stored_target_bytes(tokens: int, top_k: int, vocabulary: int) -> int:
+    """Return what the teacher's most probable tokens take on disk, without any hidden states.
+
+    Args:
+        tokens: Tokens of the text, each a position with targets.
+        top_k: Outcomes kept at each position.
+        vocabulary: Tokens that there are.
+    """
+    return tokens * math.ceil(top_k * bytes_per_target(vocabulary))

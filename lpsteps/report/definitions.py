@@ -1,10 +1,10 @@
 """Table definitions: which variants are the rows of a table and which benchmarks its columns.
 
 A table is one file in ``reports/tables``. Its rows are queries for variants (a selection and a
-recovery, both by their names in the methods config), its columns are benchmarks or values derived
-from the benchmarks of the same table. The workflow asks :meth:`TableDefinition.variants` and
-:meth:`TableDefinition.benchmarks` what there is to compute, so this module is loaded by the
-Snakefile and imports nothing heavy.
+recovery, both by their names in the methods config, on a calibration), its columns are benchmarks
+or values derived from the benchmarks of the same table. The workflow asks
+:meth:`TableDefinition.variants` and :meth:`TableDefinition.benchmarks` what there is to compute, so
+this module is loaded by the Snakefile and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,7 +26,17 @@ NO_RECOVERY = "none"
 
 
 Unit = Literal[
-    "percent", "perplexity", "layers", "share", "parameters", "flops", "tokens", "answer"
+    "percent",
+    "perplexity",
+    "layers",
+    "share",
+    "parameters",
+    "flops",
+    "tokens",
+    "answer",
+    "windows",
+    "outcomes",
+    "bytes",
 ]
 
 # Units of the columns that have one unit only.
@@ -38,6 +48,10 @@ _UNITS: dict[str, Unit] = {
     "foldable": "answer",
     "trained": "answer",
     "calibration_tokens": "tokens",
+    "distilled_windows": "windows",
+    "distilled_tokens": "tokens",
+    "top_k": "outcomes",
+    "target_storage": "bytes",
 }
 
 MOST_LINES = 8
@@ -65,6 +79,10 @@ class Column(BaseModel):
                                  by what
             trained              whether the repair is trained
             calibration_tokens   tokens of text that the repair reads
+            distilled_windows    windows of text that distillation read
+            distilled_tokens     tokens that it read, those of a second pass counted again
+            top_k                outcomes per position that it compares
+            target_storage       bytes that its targets take when they are stored
             ==================== ===============================================================
         unit: Unit of the cells.
         group: Heading above neighbouring columns that share it; empty for none.
@@ -92,6 +110,10 @@ class Column(BaseModel):
         "foldable",
         "trained",
         "calibration_tokens",
+        "distilled_windows",
+        "distilled_tokens",
+        "top_k",
+        "target_storage",
     ] = "benchmark"
     unit: Unit
     group: str = ""
@@ -130,16 +152,29 @@ class Column(BaseModel):
         return self
 
 
+class Query(NamedTuple):
+    """What a row asks for: names in the config, the calibration None for the profile's."""
+
+    selection: str
+    recovery: str
+    calibration: str | None = None
+
+
 class Row(BaseModel):
     """One row of a table: a query for a variant, asked once per pruning level.
 
     Attributes:
         id: Part of the cell ids; unique in the table.
         label: Text of the row heading.
-        selection: Name in the methods config, None for the dense model.
+        selection: Name of a selection or of a width pruning in the methods config, None for the
+            dense model.
         recovery: Name in the methods config.
-        missing: What to say where the methods config lacks the selection or the recovery.
+        calibration: Name in the data config of the text on which layers are chosen and repaired;
+            None for the profile's.
+        missing: What to say where the config lacks the selection, the recovery or the calibration.
         group: Heading above neighbouring rows that share it; empty for none.
+        printed_tokens: Tokens on which the paper trains the row, where it says so. A row of ours
+            that is trained on another number of them shows no difference.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -148,13 +183,25 @@ class Row(BaseModel):
     label: str
     selection: str | None = None
     recovery: str = NO_RECOVERY
+    calibration: str | None = None
     missing: str | None = None
     group: str = ""
+    printed_tokens: int | None = Field(default=None, ge=1)
 
     @property
-    def query(self) -> tuple[str, str] | None:
-        """The selection and recovery that the row shows, None for the dense model."""
-        return None if self.selection is None else (self.selection, self.recovery)
+    def query(self) -> Query | None:
+        """What the row shows, None for the dense model."""
+        if self.selection is None:
+            return None
+        return Query(self.selection, self.recovery, self.calibration)
+
+    @model_validator(mode="after")
+    def _check_calibration(self) -> Row:
+        if self.selection is None and self.calibration is not None:
+            raise ValueError(
+                f"row '{self.id}': calibration: '{self.calibration}': the dense model needs none"
+            )
+        return self
 
 
 class Panel(BaseModel):
@@ -187,6 +234,19 @@ class Figure(BaseModel):
     panels: tuple[Panel, ...] = Field(min_length=1)
 
 
+class Curves(BaseModel):
+    """Training curves of some rows of a table, one picture per number of removed layers.
+
+    Attributes:
+        rows: The row behind each curve and its name in the figure, in the order of the legend.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # The first look, a grey line, is that of a row without repair.
+    rows: dict[str, str] = Field(min_length=1, max_length=MOST_LINES - 1)
+
+
 class TableDefinition(BaseModel):
     """One table of the report.
 
@@ -198,6 +258,7 @@ class TableDefinition(BaseModel):
         rows: In display order. The dense row is shown once per model, the others per level.
         reference_row: Id of the row without repair, where shares of a gap begin.
         figure: Pictures of the table, if any.
+        curves: Training curves of distilled rows, if any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -209,6 +270,7 @@ class TableDefinition(BaseModel):
     rows: tuple[Row, ...] = Field(min_length=1)
     reference_row: str | None = None
     figure: Figure | None = None
+    curves: Curves | None = None
 
     @model_validator(mode="after")
     def _check_references(self) -> TableDefinition:
@@ -232,6 +294,8 @@ class TableDefinition(BaseModel):
             self._require_pruned("reference_row", self.reference_row)
         if self.figure is not None:
             self._check_figure(self.figure)
+        for name in self.curves.rows if self.curves else ():
+            self._require_pruned("curves", name)
         return self
 
     def _check_share(self, column: Column) -> None:
@@ -290,11 +354,11 @@ class TableDefinition(BaseModel):
         assert self.dense_row is not None and self.reference_row is not None
         return self.dense_row, self.row(self.reference_row)
 
-    def queries(self) -> tuple[tuple[str, str] | None, ...]:
-        """Return the distinct (selection, recovery) queries in row order, None for dense."""
+    def queries(self) -> tuple[Query | None, ...]:
+        """Return the distinct queries in row order, None for dense."""
         return tuple(dict.fromkeys(row.query for row in self.rows))
 
-    def variants(self) -> tuple[tuple[str, str] | None, ...]:
+    def variants(self) -> tuple[Query | None, ...]:
         """Return the queries whose variants have to be built; none if only the layers are shown."""
         only_layers = all(column.kind == "layers" for column in self.columns)
         return () if only_layers else self.queries()

@@ -1,4 +1,7 @@
-"""What the cells are made from: score files, plans and patch manifests, indexed for the tables."""
+"""What the cells are made from, indexed for the tables.
+
+That is score files, plans, patch manifests and training curves.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,17 @@ from lpsteps.errors import LpstepsError
 from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan, read_plan
 from lpsteps.report.costs import layer_flops, operation_flops
+from lpsteps.report.curves import TrainingCurve, read_curve
 from lpsteps.validation import validated
+from lpsteps.width_pruning import WidthManifest
 
 Content = TypeVar("Content")
 
-VariantKey = tuple[str, int, str | None, str | None]
+VariantKey = tuple[str, int, str | None, str | None, str | None]
+"""Model, number of removed layers, calibration, selection and recovery."""
+
+PlanKey = tuple[str, str, str, int]
+"""Model, calibration, selection and number of removed layers."""
 
 
 class ModelFacts(BaseModel):
@@ -33,14 +42,26 @@ class ModelFacts(BaseModel):
     parameters: int = Field(ge=1)
     layer_parameters: int = Field(ge=1)
 
+    @property
+    def outside_parameters(self) -> int:
+        """Parameters of embedding, head and last norm."""
+        return self.parameters - self.n_layers * self.layer_parameters
+
+    @property
+    def vocabularies(self) -> tuple[int, int]:
+        """Tokens that there are if the head has weights of its own, and if it is tied."""
+        tied = self.outside_parameters // self.hidden_size
+        return tied // 2, tied
+
 
 class VariantFacts(BaseModel):
-    """One variant: a model with ``n`` layers removed, chosen and repaired as the two names say."""
+    """One variant: a model with ``n`` layers removed, chosen and repaired as the names say."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     n: int = Field(ge=0)
+    calibration: str
     selection: str
     recovery: str
 
@@ -48,17 +69,55 @@ class VariantFacts(BaseModel):
     def key(self) -> VariantKey:
         """The tuple under which tables look the variant up."""
         if self.n == 0:
-            return (self.model, 0, None, None)
-        return (self.model, self.n, self.selection, self.recovery)
+            return (self.model, 0, None, None, None)
+        return (self.model, self.n, self.calibration, self.selection, self.recovery)
 
 
 class TrainingFacts(BaseModel):
-    """How long a recovery is trained: passes over how many tokens, without the held-out ones."""
+    """How long a recovery is trained: passes over how many tokens, without the held-out ones.
+
+    The tokens are None where a distillation reads all that there are.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(ge=1)
-    tokens: int = Field(ge=0)
+    tokens: int | None = Field(ge=0)
+
+
+class DistillationFacts(BaseModel):
+    """How a recovery is distilled.
+
+    Attributes:
+        objective: What is compared: the distributions of the next token, or hidden states.
+        top_k: Outcomes per position, None for the whole vocabulary.
+        tail: Whether the rest of the vocabulary is one more outcome.
+        parametrisation: What is trained.
+        epochs: Passes over the text, unless it stops earlier.
+        windows: Windows of text, None for all that there are.
+        length: Tokens of a window.
+        mode: Whether the targets are stored or made on the way.
+        start: Name of the recovery that it starts from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective: Literal["logits_kl", "feature_mse"]
+    top_k: int | None = Field(ge=1)
+    tail: bool
+    parametrisation: str
+    epochs: int = Field(ge=1)
+    windows: int | None = Field(ge=1)
+    length: int = Field(ge=1)
+    mode: Literal["fused", "offline"]
+    start: str
+
+    @property
+    def why_no_outcomes(self) -> str | None:
+        """Why there is no number of outcomes that could be stored, None when there is one."""
+        if self.objective == "feature_mse":
+            return "compares hidden states, not outcomes"
+        return None if self.top_k is not None else "compares the whole vocabulary"
 
 
 class RecoveryFacts(BaseModel):
@@ -66,17 +125,28 @@ class RecoveryFacts(BaseModel):
 
     Attributes:
         title: Of the recovery.
-        calibration_tokens: Tokens of calibration text that it reads.
+        calibration_tokens: Tokens of text that it reads, None where that is all there are.
         training: None when it is not trained.
+        distillation: None when it is not distilled.
         unsuited: Why it cannot repair a cut of some number of layers, by that number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    calibration_tokens: int = Field(ge=0)
+    calibration_tokens: int | None = Field(ge=0)
     training: TrainingFacts | None = None
+    distillation: DistillationFacts | None = None
     unsuited: dict[int, str] = {}
+
+
+class WidthFacts(BaseModel):
+    """One width pruning: its title, and why it cannot reach a level, by model and level."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    unsuited: dict[str, dict[int, str]] = {}
 
 
 class PlanFacts(BaseModel):
@@ -86,7 +156,13 @@ class PlanFacts(BaseModel):
 
     model: str
     n: int = Field(ge=1)
+    calibration: str
     selection: str
+
+    @property
+    def key(self) -> PlanKey:
+        """The tuple under which tables look the plan up."""
+        return (self.model, self.calibration, self.selection, self.n)
 
 
 class BuildSpec(BaseModel):
@@ -94,6 +170,7 @@ class BuildSpec(BaseModel):
 
     Attributes:
         profile: Path of the config file of the run.
+        calibration: The calibration of rows that name none.
         tables: Per table, the models with the pruning levels to show, in display order.
         models: Facts per model id.
         variants: What each variant folder holds.
@@ -101,12 +178,17 @@ class BuildSpec(BaseModel):
         benchmarks: The benchmarks that the profile scores, with their definitions.
         unavailable: Benchmarks that cannot be scored in this profile, with the reason.
         selections: Titles of the selections of the methods config, by name.
-        recoveries: The recoveries of the methods config, by name.
+        widths: The width prunings of the methods config, by name. Rows and variants name them in
+            the place of a selection.
+        recoveries: The recoveries of the methods config, by name, on the profile's calibration.
+        own_calibrations: The calibrations of the data config that rows name, each with the
+            recoveries that are built on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: str
+    calibration: str
     tables: dict[str, dict[str, list[int]]]
     models: dict[str, ModelFacts]
     variants: dict[str, VariantFacts]
@@ -114,7 +196,14 @@ class BuildSpec(BaseModel):
     benchmarks: dict[str, Any]
     unavailable: dict[str, str] = {}
     selections: dict[str, str]
+    widths: dict[str, WidthFacts] = {}
     recoveries: dict[str, RecoveryFacts]
+    own_calibrations: dict[str, dict[str, RecoveryFacts]] = {}
+
+    def recovery(self, name: str, calibration: str | None) -> RecoveryFacts | None:
+        """Return what is known of a recovery on the calibration that a row names, if any."""
+        known = self.recoveries if calibration is None else self.own_calibrations.get(calibration)
+        return (known or {}).get(name)
 
 
 def parse_build_spec(content: Mapping[str, Any]) -> BuildSpec:
@@ -292,18 +381,22 @@ class Evidence:
 
     Attributes:
         folders: Folder of each variant.
-        plan_folders: Folder of each plan, by model, selection and number of removed layers.
+        plan_folders: Folder of each plan.
         scores: By variant folder and benchmark.
-        plans: By model, selection and number of removed layers.
+        plans: By the same keys as their folders.
         patches: Patch manifests, by variant folder.
+        curves: Training curves, by the folder of the distilled variant.
+        widths: Manifests of width prunings, by variant folder.
         problems: Why a file, by its path, must not be shown: cells that rest on it are missing.
     """
 
     folders: Mapping[VariantKey, str]
-    plan_folders: Mapping[tuple[str, str, int], str]
+    plan_folders: Mapping[PlanKey, str]
     scores: Mapping[tuple[str, str], Sourced[Score]]
-    plans: Mapping[tuple[str, str, int], Sourced[Plan]]
+    plans: Mapping[PlanKey, Sourced[Plan]]
     patches: Mapping[str, Sourced[PatchFacts]]
+    curves: Mapping[str, Sourced[TrainingCurve]]
+    widths: Mapping[str, Sourced[WidthManifest]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -312,7 +405,9 @@ def gather_evidence(
     scores: Iterable[Path],
     plans: Iterable[Path],
     patches: Iterable[Path],
+    curves: Iterable[Path],
     problems: Mapping[str, str] | None = None,
+    widths: Iterable[Path] = (),
 ) -> Evidence:
     """Read and index the measured inputs.
 
@@ -321,7 +416,9 @@ def gather_evidence(
         scores: Files ``<variant folder>/scores/<benchmark>.json``.
         plans: Files ``plan.json``.
         patches: Files ``<variant folder>/patch.manifest.json``.
+        curves: Files ``<variant folder>/training.parquet``.
         problems: Files that do not verify, with the reason; they are not read.
+        widths: Files ``<variant folder>/width.manifest.json``.
 
     Raises:
         LpstepsError: A file is not valid, lies in a folder that is no variant, or contradicts
@@ -334,12 +431,12 @@ def gather_evidence(
 
     return Evidence(
         folders={variant.key: folder for folder, variant in spec.variants.items()},
-        plan_folders={
-            (plan.model, plan.selection, plan.n): folder for folder, plan in spec.plans.items()
-        },
+        plan_folders={plan.key: folder for folder, plan in spec.plans.items()},
         scores=dict(_read_score(path, spec) for path in good(scores)),
         plans=dict(_read_plan(path, spec) for path in good(plans)),
         patches=dict(_read_patch(path, spec) for path in good(patches)),
+        curves=dict(_read_curve(path, spec) for path in good(curves)),
+        widths=dict(_read_width(path, spec) for path in good(widths)),
         problems=bad,
     )
 
@@ -362,7 +459,7 @@ def _read_score(path: Path, spec: BuildSpec) -> tuple[tuple[str, str], Sourced[S
     return key_of_score, Sourced(path.as_posix(), sha256_file(path), score)
 
 
-def _read_plan(path: Path, spec: BuildSpec) -> tuple[tuple[str, str, int], Sourced[Plan]]:
+def _read_plan(path: Path, spec: BuildSpec) -> tuple[PlanKey, Sourced[Plan]]:
     facts = spec.plans.get(path.parent.as_posix())
     if facts is None:
         raise LpstepsError(f"{path}: '{path.parent.as_posix()}' has no plan in this profile")
@@ -371,7 +468,7 @@ def _read_plan(path: Path, spec: BuildSpec) -> tuple[tuple[str, str, int], Sourc
     found = (content["model"], content["selection"], len(plan.layers))
     if found != (facts.model, facts.selection, facts.n):
         raise LpstepsError(f"{path}: holds the plan of {found}; delete it to rebuild it")
-    return found, Sourced(path.as_posix(), sha256_file(path), plan)
+    return facts.key, Sourced(path.as_posix(), sha256_file(path), plan)
 
 
 def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[PatchFacts]]:
@@ -383,3 +480,22 @@ def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[PatchFacts]]:
             "delete it to rebuild it"
         )
     return path.parent.as_posix(), Sourced(path.as_posix(), sha256_file(path), patch)
+
+
+def _read_width(path: Path, spec: BuildSpec) -> tuple[str, Sourced[WidthManifest]]:
+    variant = _variant_of(path.parent, path, spec)
+    width = validated(WidthManifest, read_json(path), str(path))
+    if (width.width, width.n) != (variant.selection, variant.n):
+        raise LpstepsError(
+            f"{path}: width: '{width.width}', n {width.n}: expected '{variant.selection}', "
+            f"{variant.n}; delete it to rebuild it"
+        )
+    return path.parent.as_posix(), Sourced(path.as_posix(), sha256_file(path), width)
+
+
+def _read_curve(path: Path, spec: BuildSpec) -> tuple[str, Sourced[TrainingCurve]]:
+    variant = _variant_of(path.parent, path, spec)
+    facts = spec.recoveries.get(variant.recovery)
+    if facts is None or facts.distillation is None:
+        raise LpstepsError(f"{path}: recovery '{variant.recovery}' is not distilled; delete it")
+    return path.parent.as_posix(), Sourced(path.as_posix(), sha256_file(path), read_curve(path))

@@ -7,29 +7,16 @@ classes, so that the page's style sheet has them in light and dark.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH = 360
+from lpsteps.report.drawing import DASHES, MARKS, WIDTH, rule, sample, scale, svg, text, ticks
+
 _HEIGHT = 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 44
 _ROW = 38
-
-# Outlines of the marks in a circle of radius 1, and dashes of the lines; as many as colours.
-_MARKS = (
-    "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z",
-    "M-.9-.9h1.8v1.8h-1.8z",
-    "M0-1.2L1.1.8H-1.1z",
-    "M0-1.3L1.1 0 0 1.3-1.1 0z",
-    "M0 1.2L1.1-.8H-1.1z",
-    "M-.4-1.2h.8v.8h.8v.8h-.8v.8h-.8v-.8h-.8v-.8h.8z",
-    "M-.95-1.3L0-.5.95-1.3 1.3-.95.5 0 1.3.95.95 1.3 0 .5-.95 1.3-1.3.95-.5 0-1.3-.95z",
-    "M0-1.4L.4-.45 1.35-.45.6.2.85 1.15 0 .6-.85 1.15-.6.2-1.35-.45-.4-.45z",
-)
-_DASHES = ("none", "7 3", "2 3", "9 3 2 3", "5 2", "1 3", "12 3", "6 2 1 2 1 2")
 
 
 @dataclass(frozen=True)
@@ -241,7 +228,7 @@ def _legend(
     drawn = {line.style for picture in pictures if picture.is_curve for line in picture.lines}
     best = {line.style for picture in pictures if (line := picture.best)}
     return tuple(
-        LegendEntry(_sample(style), row["label"], style in best)
+        LegendEntry(sample(style), row["label"], style in best)
         for style, row in enumerate(rows)
         if style in drawn
     )
@@ -287,22 +274,22 @@ def _curves(picture: Picture) -> str:
         for bound in (point.value, *(point.bounds or () if line is best else ()))
     ]
     low, high = _domain(picture, bounds)
-    vertical = _scale(picture.log, low, high, _HEIGHT - _BOTTOM, _TOP)
+    vertical = scale(picture.log, low, high, _HEIGHT - _BOTTOM, _TOP)
     levels = picture.levels
-    horizontal = _scale(False, levels[0], levels[-1], _LEFT + 14, WIDTH - _RIGHT - 14)
+    horizontal = scale(False, levels[0], levels[-1], _LEFT + 14, WIDTH - _RIGHT - 14)
     body = []
-    for tick in _ticks(picture.log, low, high):
+    for tick in ticks(picture.log, low, high):
         y = vertical(tick)
-        body.append(_rule("grid", _LEFT, y, WIDTH - _RIGHT, y))
-        body.append(_text("tick", _LEFT - 6, y + 4, f"{tick:g}{picture.suffix}", "end"))
+        body.append(rule("grid", _LEFT, y, WIDTH - _RIGHT, y))
+        body.append(text("tick", _LEFT - 6, y + 4, f"{tick:g}{picture.suffix}", "end"))
     for n in levels:
-        body.append(_text("tick", horizontal(n), _HEIGHT - _BOTTOM + 17, str(n), "middle"))
+        body.append(text("tick", horizontal(n), _HEIGHT - _BOTTOM + 17, str(n), "middle"))
     axis = f"Layers removed, of {picture.n_layers}"
-    body.append(_text("axis", (_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 6, axis, "middle"))
+    body.append(text("axis", (_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 6, axis, "middle"))
     if picture.dense is not None:
         y = vertical(picture.dense)
-        body.append(_rule("dense", _LEFT, y, WIDTH - _RIGHT, y))
-        body.append(_text("tick", WIDTH - _RIGHT, y - 4, "dense", "end"))
+        body.append(rule("dense", _LEFT, y, WIDTH - _RIGHT, y))
+        body.append(text("tick", WIDTH - _RIGHT, y - 4, "dense", "end"))
     for line in sorted(picture.lines, key=lambda line: line is best):
         corners = [(horizontal(point.n), vertical(point.value)) for point in line.points]
         # A level without a number interrupts the line.
@@ -311,11 +298,11 @@ def _curves(picture: Picture) -> str:
             f"{'L' if level - 1 in reached else 'M'}{x:.1f} {y:.1f}"
             for level, (x, y) in zip(reached, corners, strict=True)
         )
-        marks = [f'<path class="path" stroke-dasharray="{_DASHES[line.style]}" d="{path}"/>']
+        marks = [f'<path class="path" stroke-dasharray="{DASHES[line.style]}" d="{path}"/>']
         for point, (x, y) in zip(line.points, corners, strict=True):
             if line is best and point.bounds:
                 ends = [vertical(bound) for bound in point.bounds]
-                marks.append(_rule("bar", x, ends[0], x, ends[1]))
+                marks.append(rule("bar", x, ends[0], x, ends[1]))
             marks.append(_mark(line, point, x, y))
         emphasis = " best" if line is best else ""
         body.append(f'<g class="series-{line.style}{emphasis}">{"".join(marks)}</g>')
@@ -331,29 +318,29 @@ def _dots(picture: Picture) -> str:
     values = [line.points[0].value for line in rows]
     values += [bound for line in rows for bound in line.points[0].bounds or ()]
     low, high = _domain(picture, values)
-    horizontal = _scale(picture.log, low, high, 12, WIDTH - 12)
+    horizontal = scale(picture.log, low, high, 12, WIDTH - 12)
     bottom = _TOP + 12 + _ROW * len(rows)
     body = []
-    for tick in _ticks(picture.log, low, high):
+    for tick in ticks(picture.log, low, high):
         x = horizontal(tick)
-        body.append(_rule("grid", x, _TOP, x, bottom))
-        body.append(_text("tick", x, bottom + 16, f"{tick:g}{picture.suffix}", "middle"))
+        body.append(rule("grid", x, _TOP, x, bottom))
+        body.append(text("tick", x, bottom + 16, f"{tick:g}{picture.suffix}", "middle"))
     if picture.dense is not None:
         x = horizontal(picture.dense)
         anchor = "start" if x < WIDTH / 2 else "end"
-        body.append(_rule("dense", x, _TOP, x, bottom))
-        body.append(_text("tick", x + (4 if anchor == "start" else -4), _TOP + 6, "dense", anchor))
+        body.append(rule("dense", x, _TOP, x, bottom))
+        body.append(text("tick", x + (4 if anchor == "start" else -4), _TOP + 6, "dense", anchor))
     for number, line in enumerate(rows):
         point = line.points[0]
         top = _TOP + 12 + _ROW * number
         x, y = horizontal(point.value), top + 26
         parts = [
-            _text("label", 0, top + 14, line.label, "start"),
-            _text("number", WIDTH, top + 14, point.text, "end"),
+            text("label", 0, top + 14, line.label, "start"),
+            text("number", WIDTH, top + 14, point.text, "end"),
         ]
         if point.bounds:
             ends = [horizontal(bound) for bound in point.bounds]
-            parts.append(_rule("bar", ends[0], y, ends[1], y))
+            parts.append(rule("bar", ends[0], y, ends[1], y))
         parts.append(_mark(line, point, x, y))
         emphasis = " best" if line is picture.best else ""
         body.append(f'<g class="series-{line.style}{emphasis}">{"".join(parts)}</g>')
@@ -368,26 +355,7 @@ def _svg(picture: Picture, height: int, body: Sequence[str]) -> str:
         + ", ".join(f"{point.text} with {point.n} layers removed" for point in line.points)
         for line in picture.lines
     )
-    heading = (
-        f'<text class="heading" x="0" y="14">{escape(picture.title)}'
-        f'<tspan class="tick" dx="8">{note}</tspan></text>'
-    )
-    return (
-        f'<svg role="img" aria-labelledby="{picture.id}-title {picture.id}-description" '
-        f'viewBox="0 0 {WIDTH} {height}">'
-        f'<title id="{picture.id}-title">{escape(picture.title)}, {note}</title>'
-        f'<desc id="{picture.id}-description">{escape(described)}</desc>'
-        f"{heading}{''.join(body)}</svg>"
-    )
-
-
-def _sample(style: int) -> str:
-    """Return a short piece of a line with its mark."""
-    return (
-        f'<svg class="series-{style}" aria-hidden="true" viewBox="0 0 36 12">'
-        f'<path class="path" stroke-dasharray="{_DASHES[style]}" d="M0 6L36 6"/>'
-        f'<path class="mark" transform="translate(18 6) scale(4)" d="{_MARKS[style]}"/></svg>'
-    )
+    return svg(picture.id, picture.title, note, described, height, body)
 
 
 def _mark(line: Line, point: Point, x: float, y: float) -> str:
@@ -395,17 +363,7 @@ def _mark(line: Line, point: Point, x: float, y: float) -> str:
     return (
         f'<g data-cell="{escape(point.cell)}"><title>{escape(hint)}</title>'
         f'<path class="mark" transform="translate({x:.1f} {y:.1f}) scale(4.2)" '
-        f'd="{_MARKS[line.style]}"/></g>'
-    )
-
-
-def _rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(kind: str, x: float, y: float, text: str, anchor: str) -> str:
-    return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+        f'd="{MARKS[line.style]}"/></g>'
     )
 
 
@@ -416,33 +374,3 @@ def _domain(picture: Picture, values: Sequence[float]) -> tuple[float, float]:
         return min(shown) / 1.1, max(shown) * 1.1
     room = 0.05 * (max(shown) - min(shown)) or 1.0
     return min(shown) - room, max(shown) + room
-
-
-def _scale(
-    log: bool, low: float, high: float, start: float, end: float
-) -> Callable[[float], float]:
-    """Return the map from values to positions that takes ``low`` to ``start``."""
-    transform: Callable[[float], float] = math.log10 if log else float
-    first, last = transform(low), transform(high)
-    return lambda value: start + (end - start) * (transform(value) - first) / (last - first)
-
-
-def _ticks(log: bool, low: float, high: float) -> list[float]:
-    """Return round numbers in a range: 1, 2, 5 times powers of ten on a log axis, else a grid."""
-    if log:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for factors in ((1, 2, 5), (1,)):
-            ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-            ticks = [tick for tick in ticks if low <= tick <= high]
-            if 3 <= len(ticks) <= 7:
-                return ticks
-        if len(ticks) > 7:
-            return ticks[:: math.ceil(len(ticks) / 7)]
-    rough = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    # Multiples of a whole number, so that no rounding error shows in a label.
-    return [
-        round(number * step, 12)
-        for number in range(math.ceil(low / step), math.floor(high / step) + 1)
-    ]

@@ -22,6 +22,14 @@ def format_count(count: int) -> str:
     return f"{count / scale:.2f}{THIN_SPACE}{unit}"
 
 
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in the largest unit that it reaches, with one decimal."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f}{THIN_SPACE}{unit}"
+    return f"{count}{THIN_SPACE}bytes"
+
+
 def format_share(percent: float) -> str:
     """Return a share with one decimal and its sign, such as ``58.3 %``."""
     return f"{percent:.1f}{THIN_SPACE}%"

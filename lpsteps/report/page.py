@@ -19,6 +19,7 @@ from markupsafe import Markup
 from lpsteps.errors import LpstepsError
 from lpsteps.report.cells import SCHEMA
 from lpsteps.report.chains import lineage_chains
+from lpsteps.report.curve_figures import CurvesView, curves_view
 from lpsteps.report.figures import FigureView, figure_view
 
 PAGE_TEMPLATE = "page.html.j2"
@@ -95,7 +96,7 @@ class ColumnView:
 
 @dataclass(frozen=True)
 class GroupView:
-    """All levels of one model: one HTML table, and the figure of it."""
+    """All levels of one model: one HTML table, and the figures of it."""
 
     anchor: str
     title: str
@@ -108,6 +109,7 @@ class GroupView:
     absences: tuple[tuple[str, str], ...]
     width: int
     figure: FigureView | None
+    curves: tuple[CurvesView, ...]
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,11 @@ def _group_view(
         absences=_absences(columns, bodies, cells),
         width=len(columns) + 1,
         figure=figure_view(table, sections, cells) if drawn else None,
+        curves=tuple(
+            curves_view(table["id"], curves, first["n_layers"])
+            for curves in table["curves"]
+            if curves["model"] == first["model"]
+        ),
     )
 
 

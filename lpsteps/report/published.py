@@ -49,7 +49,7 @@ class PublishedCell:
         recovery: Name of the recovery.
         column: Column id.
         text: The cell as printed.
-        unit: ``percent``, ``perplexity`` or ``layers``.
+        unit: Of the column, such as ``percent``; in ``layers`` the text lists layers.
         note: What is odd about the printed value; usually empty.
         path: File that holds it.
         line: Line in the file, 1 for the heading.

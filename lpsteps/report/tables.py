@@ -24,8 +24,9 @@ def derive_tables(
     Args:
         settings: The spec of ``build_tables``.
         inputs: Scores (``scores/*.json``), plans (``plan.json``), patch manifests
-            (``patch.manifest.json``), table definitions (``*.yaml``) and printed values
-            (``*.csv``), in any order.
+            (``patch.manifest.json``), width prunings (``width.manifest.json``), training curves
+            (``training.parquet``), table definitions (``*.yaml``) and printed values (``*.csv``),
+            in any order.
         lineage: Verifies the measured inputs. A cell that rests on one that does not verify is
             missing, with the reason.
 
@@ -34,14 +35,16 @@ def derive_tables(
     """
     spec = parse_build_spec(settings)
     paths = sorted(inputs)
-    measured = [path for path in paths if path.suffix == ".json"]
+    measured = [path for path in paths if path.suffix in (".json", ".parquet")]
     problems = {path.as_posix(): lineage.problem(path) for path in measured}
     evidence = gather_evidence(
         spec,
         [path for path in measured if path.parent.name == "scores"],
         [path for path in measured if path.name == "plan.json"],
         [path for path in measured if path.name == "patch.manifest.json"],
+        [path for path in measured if path.suffix == ".parquet"],
         {path: problem for path, problem in problems.items() if problem is not None},
+        [path for path in measured if path.name == "width.manifest.json"],
     )
     definitions = [read_table(path) for path in paths if path.suffix == ".yaml"]
     # The paper's tables in their order, then our own.

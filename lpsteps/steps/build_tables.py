@@ -25,7 +25,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="scores, plans, patch manifests, table definitions, printed values of the paper",
+        help="scores, plans, patch manifests, training curves, table definitions, printed values",
     )
     parser.add_argument("--tables-json", type=Path, required=True, help="output: all cells")
     parser.add_argument(

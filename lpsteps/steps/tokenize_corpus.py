@@ -10,11 +10,13 @@ from typing import Literal
 from pydantic import Field
 
 from lpsteps.artifacts import read_parquet, write_parquet
-from lpsteps.data.corpora import join_documents, partition_rows
+from lpsteps.data.corpora import JoinedText, join_documents, partition_rows
 from lpsteps.data.specs import Spec
 from lpsteps.data.windows import (
+    TokenStream,
     Windows,
     consecutive_windows,
+    random_offset_windows,
     random_windows,
     tokenize,
     windows_table,
@@ -37,7 +39,7 @@ class CorpusSpec(Spec):
     separator: str = Field(default="\n\n", description="put between documents before tokenising")
     partitions: dict[str, float] = Field(description="shares of the text", min_length=1)
     seed: int = Field(default=0, description="seed of the partitions and of random windows")
-    sampling: Literal["consecutive", "random"] = Field(default="consecutive")
+    sampling: Literal["consecutive", "random", "random_offsets"] = Field(default="consecutive")
     length: int = Field(description="tokens per window", ge=2)
     count: int | None = Field(default=None, description="number of windows, null for all", ge=1)
     add_bos: bool = Field(default=False, description="one BOS token at the start of the text")
@@ -78,22 +80,29 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(
         arguments.model.parent, local_files_only=True, trust_remote_code=spec.trust_remote_code
     )
-    windows: Windows
-    if spec.sampling == "consecutive":
+
+    def stream() -> tuple[TokenStream, JoinedText]:
         joined = join_documents(texts, names, spec.separator)
-        stream = tokenize(tokenizer, joined.text, spec.add_bos)
-        step.note("tokens", len(stream.ids))
-        windows = consecutive_windows(stream, joined, spec.length, spec.count)
-    elif spec.count is None:
-        raise LpstepsError("count: null: random windows have no natural end; give a number")
-    else:
-        windows = random_windows(
-            lambda row: tokenize(tokenizer, texts[row], spec.add_bos).ids,
-            names,
-            spec.length,
-            spec.count,
-            spec.seed,
-        )
+        tokens = tokenize(tokenizer, joined.text, spec.add_bos)
+        step.note("tokens", len(tokens.ids))
+        return tokens, joined
+
+    windows: Windows
+    match spec.sampling, spec.count:
+        case "consecutive", count:
+            windows = consecutive_windows(*stream(), spec.length, count)
+        case "random_offsets", int(count):
+            windows = random_offset_windows(*stream(), spec.length, count, spec.seed)
+        case "random", int(count):
+            windows = random_windows(
+                lambda row: tokenize(tokenizer, texts[row], spec.add_bos).ids,
+                names,
+                spec.length,
+                count,
+                spec.seed,
+            )
+        case _:
+            raise LpstepsError("count: null: random windows have no natural end; give a number")
     step.note("documents", len(rows))
     step.note("windows", len(windows.token_ids))
     metadata = {

@@ -8,8 +8,9 @@
   const fileAt = new Map(lineage.files.map((file) => [file.path, file]));
   const UNITS = {
     percent: "percent", perplexity: "perplexity", share: "of the gap", parameters: "parameters",
-    flops: "FLOPs per token", tokens: "tokens",
+    flops: "FLOPs per token", tokens: "tokens", windows: "windows", outcomes: "outcomes per position",
   };
+  const POINTERS = [["row=", "Line"], ["column=", "Column"], ["", "JSON pointer"]];
   const STATUS = { measured: "Measured here", published: "Printed in the paper", missing: "Missing" };
 
   const element = (name, properties, ...children) => {
@@ -173,13 +174,14 @@
     if (cell.source) {
       content.push(...section("Source", list([
         ["File", code(cell.source.path)],
-        [cell.source.pointer.startsWith("row=") ? "Line" : "JSON pointer", code(cell.source.pointer)],
+        [POINTERS.find(([start]) => cell.source.pointer.startsWith(start))[1], code(cell.source.pointer)],
         ["sha256", copyable(cell.source.sha256, "the sha256")],
       ])));
     }
     if (cell.variant) {
       content.push(...section("Variant", list([
         ["Folder", code(cell.variant)],
+        ["Calibration", variant.calibration],
         ["Selection", variant.selection],
         ["Recovery", variant.recovery],
         ["Removed layers", (variant.order ?? []).join(", ")],

@@ -213,7 +213,7 @@ def test_a_missing_and_a_printed_cell_say_why_and_where(page: str, tmp_path: Pat
     )
     assert "Missing: WSC273 is not in the embedded data" in facts["missing"]
     assert "sha256" not in facts["missing"]
-    assert "Missing: width pruning is not built yet" in facts["row"]
+    assert "Missing: width pruning is defined in config/width.yaml" in facts["row"]
     assert "Printed in the paper" in facts["printed"]
     assert "reports/published/table02.csv" in facts["printed"] and "row=43" in facts["printed"]
     assert re.search(r"Printed value\s+73\.07\s+Difference\s+[-+]\d+\.\d\d", facts["beside"])
@@ -445,3 +445,55 @@ def test_colours_of_a_figure_follow_the_scheme(page: str, tmp_path: Path) -> Non
     dark = evaluate(dark_page, tmp_path, 1280, script)
     assert len(set(light)) == len(light) == 4
     assert not set(light) & set(dark)
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_training_curves_are_readable_and_their_row_leads_to_the_start(
+    page: str, tmp_path: Path, width: int
+) -> None:
+    variant = example.variant_folder(example.SMALL, "llm-streamline", 5, "linearpatch+ft")
+    start = example.variant_folder(example.SMALL, "llm-streamline", 5, "linearpatch")
+    facts = evaluate(
+        page,
+        tmp_path,
+        width,
+        LINEAGE
+        + """
+        const chart = document.querySelector("#table06 figure");
+        const drawings = [...chart.querySelectorAll(".drawings svg")];
+        const inside = (element) => {
+          const box = element.getBoundingClientRect();
+          return box.width > 0 && box.left >= 0 && box.right <= innerWidth + 0.5;
+        };
+        const style = (selector) => getComputedStyle(chart.querySelector(selector));
+        const table = document.getElementById("table06-smollm2-135m");
+        const result = {
+          fits: [...drawings, ...chart.querySelectorAll(".drawings text, .key li, p")].every(inside),
+          page: document.documentElement.scrollWidth,
+          below: chart.getBoundingClientRect().top >= table.getBoundingClientRect().bottom,
+          mean: [style(".path").fill, parseFloat(style(".path").strokeWidth)],
+          raw: [style(".raw").fill, parseFloat(style(".raw").strokeWidth)],
+          kept: style(".drawings .mark:not(.passed)").fill,
+          passed: style(".drawings .passed").fill,
+          requests: performance.getEntriesByType("resource").length,
+        };
+        open("table06/smollm2-135m/n5/linearpatch+ft/novels");
+        result.text = panel.innerText;
+        result.files = [...panel.querySelectorAll(".tree .path")].map((path) => path.textContent);
+        open("table11/smollm2-135m/n5/samples-64/distilled_tokens");
+        result.tokens = panel.innerText;
+        return result;
+        """,
+    )
+    assert facts["fits"] is True and facts["page"] <= width and facts["requests"] == 0
+    assert facts["below"] is True
+    assert facts["mean"][0] == facts["raw"][0] == "none"
+    assert facts["mean"][1] >= 2 * facts["raw"][1] > 0
+    assert facts["kept"] != facts["passed"]
+    assert "the state after 65\u202f536 is kept" in facts["text"]
+    assert {f"{variant}/", f"{start}/"} <= set(facts["files"])
+    for name in ("calibration.parquet", "validation.parquet"):
+        assert any(path.endswith(name) for path in facts["files"])
+    assert "made by distill" in facts["text"]
+    assert re.search(r"Column\s+column=tokens", facts["tokens"])
+    assert re.search(r"65\u202f536 tokens", facts["tokens"])

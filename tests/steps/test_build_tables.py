@@ -26,7 +26,7 @@ def test_outputs_records_and_identical_second_run(arguments: list[str]) -> None:
     assert main(command) == 0
     first = {name: Path(name).read_bytes() for name in OUTPUTS}
     payload = read_json(Path("out/tables.json"))
-    assert payload["schema"] == 2
+    assert payload["schema"] == 3
     assert [table["id"] for table in payload["tables"]] == example.TABLES
     record = read_json(Path("out/tables.json.record.json"))
     inputs = {entry["path"]: entry["sha256"] for entry in record["inputs"]}
@@ -73,6 +73,24 @@ def test_mistakes_are_one_line_and_write_nothing(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
     assert not any(Path(name).exists() for name in OUTPUTS)
+
+
+def test_a_tampered_training_record_takes_its_curve_and_its_numbers_along(
+    arguments: list[str],
+) -> None:
+    """Scores do not rest on it: they stay, but nothing is said of how long was trained."""
+    folder = example.variant_folder(example.SMALL, "llm-streamline", 3, "linearpatch+ft")
+    path = Path(folder) / "training.parquet"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert main([*arguments, "--spec", json.dumps(SPEC)]) == 0
+    payload = read_json(Path("out/tables.json"))
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    score = cells["table06/smollm2-135m/n3/linearpatch+ft/novels"]
+    assert score["status"] == "measured" and score["note"] == "how long it was trained is not known"
+    assert not next(table for table in payload["tables"] if table["number"] == 6)["curves"]
+    [curves] = next(table for table in payload["tables"] if table["number"] == 11)["curves"]
+    assert [line["row"] for line in curves["lines"]] == ["samples-64"]
+    assert path.as_posix() not in payload["artifacts"]
 
 
 def test_a_printed_column_that_no_table_has_is_refused(

@@ -105,6 +105,19 @@ def test_random_windows_tokenise_each_document_alone(root: Path, tmp_path: Path)
     assert [(row["token_ids"], row["documents"]) for row in table] == expected
 
 
+def test_random_offsets_take_windows_of_the_joined_text(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "windows.parquet"
+    settings = {"sampling": "random_offsets", "count": 40, "seed": 5}
+    assert _run(root, output, partitions={"test": 1.0}, **settings) == 0
+    tokenizer = AutoTokenizer.from_pretrained(root / "models/tiny-model")
+    text = "\n\n".join(row["text"] for row in ROWS)
+    stream = tokenizer(text, add_special_tokens=False)["input_ids"]
+    random.seed(5)
+    starts = [random.randint(0, len(stream) - 17) for _ in range(40)]
+    found = pq.read_table(output)["token_ids"].to_pylist()
+    assert found == [stream[start : start + 16] for start in starts]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -114,6 +127,7 @@ def test_random_windows_tokenise_each_document_alone(root: Path, tmp_path: Path)
         ({"group": "article"}, "group: article: no such column"),
         ({"dataset_split": "train"}, "train.parquet"),
         ({"sampling": "random"}, "count: null: random windows have no natural end"),
+        ({"sampling": "random_offsets"}, "count: null: random windows have no natural end"),
         ({"sampling": "random", "count": 2, "length": 500}, "length: 500: no document has more"),
         ({"length": 1}, "--spec: length: 1"),
     ],

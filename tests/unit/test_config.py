@@ -79,6 +79,19 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"suites": {"qa": {"protocol": "harness", "benchmarks": {"wsc273": None}}}},
         "WSC273 is not in the embedded data; set data_root",
     ),
+    "mistyped training text": (
+        {"training_text": "embeded"},
+        "training_text: training text 'embeded' is not defined; did you mean 'embedded'?",
+    ),
+    "training text without data": (
+        {"training_text": "wikitext2", "window_length": 2048},
+        "training_text: wikitext2: wikitext2-training: WikiText-2 (raw), training split is not in",
+    ),
+    "distilled recovery without text": (
+        {"training_text": None},
+        "training_text: null: table06 shows recovery 'linearpatch+ft', which is trained; "
+        "allowed: embedded, wikipedia-64, wikitext2",
+    ),
     "missing data_root": ({"data_root": "no/where"}, "data_root: no/where: no such folder"),
     "wrong dtype": ({"dtype": "float16"}, "dtype: 'float16'"),
     "missing definitions file": (
@@ -142,6 +155,71 @@ DEFINITION_MISTAKES = {
         lambda c: c["recoveries"].update({"../x": c["recoveries"]["none"]}),
         "recoveries",
     ),
+    "mistyped start": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"]["linearpatch+ft"].update(start="linear-patch"),
+        "recoveries.linearpatch+ft: start: recovery 'linear-patch' is not defined; did you mean 'linearpatch'?",
+    ),
+    "start that is distilled itself": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"]["least-squares+ft"].update(start="linearpatch+ft"),
+        "recoveries.least-squares+ft: start: linearpatch+ft: is distilled itself",
+    ),
+    "mistyped distillation": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"]["linearpatch+ft"].update(distillation="kll"),
+        "recoveries.linearpatch+ft: distillation 'kll' is not defined; did you mean 'kl'?",
+    ),
+    "start without a distillation": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"]["linearpatch+ft"].pop("distillation"),
+        "recoveries.linearpatch+ft.distilled.distillation: required, but not given",
+    ),
+    "method and distillation": (
+        "config/methods.yaml",
+        lambda c: c["recoveries"]["linearpatch+ft"].update(method="linearpatch"),
+        "recoveries.linearpatch+ft.distilled.method: 'linearpatch'",
+    ),
+    "mistyped setting of a distillation": (
+        "config/methods.yaml",
+        lambda c: c["distillations"]["kl"].update(epoch=2),
+        "distillations.kl: epoch: unknown key, did you mean 'epochs'?",
+    ),
+    "impossible setting of a distillation": (
+        "config/methods.yaml",
+        lambda c: c["distillations"]["kl"].update(batch=3, micro_batch=2),
+        "distillations.kl: micro_batch: 2: must divide batch, which is 3",
+    ),
+    "corpus of a training text": (
+        "config/data.yaml",
+        lambda c: c["training_texts"]["embedded"]["fit"][1].update(corpus="novel"),
+        "training_texts.embedded.fit: corpus 'novel' is not defined; did you mean 'novels'?",
+    ),
+    "partition of a training text": (
+        "config/data.yaml",
+        lambda c: c["training_texts"]["embedded"]["heldout"][1].update(split="valid"),
+        "training_texts.embedded.heldout.novels: partition 'valid' is not defined",
+    ),
+    "corpus twice in a training text": (
+        "config/data.yaml",
+        lambda c: c["training_texts"]["embedded"]["fit"][1].update(corpus="wikipedia"),
+        "training_texts.embedded.fit: corpus 'wikipedia' is listed twice",
+    ),
+    "held-out text that is trained on": (
+        "config/data.yaml",
+        lambda c: c["training_texts"]["embedded"]["heldout"][2].update(split="calibration"),
+        "training_texts.embedded.heldout: stories: partition 'calibration' is trained on",
+    ),
+    "training windows of two lengths": (
+        "config/data.yaml",
+        lambda c: (
+            c["corpora"]["novels"].update(length=256),
+            c["training_texts"]["wikipedia-64"]["fit"].append(
+                {"corpus": "novels", "split": "calibration"}
+            ),
+        ),
+        "training_text: wikipedia-64: windows of several lengths, 256 in novels, 512 in wikipedia",
+    ),
     "short hash": (
         "config/data.yaml",
         lambda c: c["archives"]["smollm2"].update(sha256="abc"),
@@ -182,6 +260,8 @@ def test_specs_are_plain_and_stable(profile):
         lambda c: jobs.rank_layers_spec(c, "smollm2-135m", "wikipedia", "sleb"),
         lambda c: jobs.choose_layers_spec(c, "smollm2-135m", "sleb", 5),
         lambda c: jobs.build_patch_spec(c, "wikipedia", "linearpatch-per-layer"),
+        lambda c: jobs.store_teacher_spec(c, "kl"),
+        lambda c: jobs.distill_spec(c, "linearpatch+ft"),
         lambda c: jobs.evaluate_spec(c, "smollm2-135m", "dense", "qa"),
         jobs.build_tables_spec,
     ):
@@ -205,6 +285,28 @@ def test_a_method_that_runs_the_model_gets_the_text_of_the_calibration(profile):
         assert {key: spec[key] for key in text} == text
     for spec in (ranks("shortgpt"), ranks("last"), builds("linearpatch"), builds("least-squares")):
         assert not text.keys() & spec.keys()
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "full.yaml", "beyond.yaml"])
+def test_each_profile_is_valid(file):
+    config = configuration.read_config(Path("config", file))
+    missing = {
+        query
+        for definition in config.tables.values()
+        for query in definition.variants()
+        if query is not None
+        and (
+            query.recovery not in config.definitions.recoveries
+            or query.calibration not in (None, *config.definitions.calibrations)
+        )
+    }
+    assert missing <= {("llm-pruner", "none", None)}
+
+
+def test_the_full_profile_shows_every_kind_of_training():
+    config = configuration.read_config(Path("config/full.yaml"))
+    shown = {variant.recovery for variant in jobs.variants(config)}
+    assert set(jobs.distilled_recoveries(config)) - shown <= {"least-squares+ft"}
 
 
 def test_memory_of_a_ranking(profile):

@@ -15,6 +15,7 @@ from lpsteps.data.windows import (
     TokenStream,
     Windows,
     consecutive_windows,
+    random_offset_windows,
     random_windows,
     tokenize,
     windows_table,
@@ -126,6 +127,40 @@ def test_random_windows_repeat_the_published_draws(seed: int) -> None:
 def test_random_windows_stop_when_no_document_is_long_enough() -> None:
     with pytest.raises(LpstepsError, match="length: 8: no document has more tokens"):
         random_windows(lambda row: np.arange(8, dtype=np.int32), ["0", "1"], 8, 1, seed=0)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_random_offsets_start_anywhere_in_the_stream(
+    tokenizer: PreTrainedTokenizerBase, seed: int
+) -> None:
+    joined = join_documents(TEXTS, NAMES, "\n\n")
+    stream = tokenize(tokenizer, joined.text, False)
+    windows = random_offset_windows(stream, joined, length=7, count=1500, seed=seed)
+    tokens = stream.ids.tolist()
+    random.seed(seed)
+    starts = [random.randint(0, len(tokens) - 7 - 1) for _ in range(1500)]
+    assert windows.token_ids.tolist() == [tokens[start : start + 7] for start in starts]
+    assert windows.token_ids.dtype == np.int32
+    # With replacement, so there are more windows than starts, and all starts come up.
+    assert set(starts) == set(range(len(tokens) - 7))
+    assert stream.starts is not None
+    for start, documents, offsets in zip(starts, windows.documents, windows.offsets, strict=True):
+        owners = [
+            max(row for row in range(5) if joined.starts[row] <= character)
+            for character in stream.starts[start : start + 7].tolist()
+        ]
+        assert [int(name) for name in documents] == sorted(set(owners))
+        assert offsets == [owners.index(owner) for owner in sorted(set(owners))]
+
+
+def test_random_offsets_need_more_tokens_than_a_window() -> None:
+    joined = join_documents(["x"], ["0"], "")
+    stream = TokenStream(np.arange(11, dtype=np.int32), None)
+    windows = random_offset_windows(stream, joined, 10, 3, seed=0)
+    assert windows.token_ids.tolist() == [list(range(10))] * 3
+    assert windows.documents == [[], [], []]
+    with pytest.raises(LpstepsError, match="length: 11: the text has 11 tokens, not more"):
+        random_offset_windows(stream, joined, 11, 3, seed=0)
 
 
 def test_table_holds_the_windows() -> None:

@@ -24,7 +24,7 @@ from lpsteps.least_squares import (
     scaled_rotation,
 )
 from lpsteps.moments import Moments
-from lpsteps.recovery.linearpatch import patch_matrix
+from lpsteps.patch_matrix import patch_matrix
 
 Rows = np.ndarray[Any, Any]
 CHANNELS = 12

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
 from lpsteps.methods import method_names, recovery_method, recovery_needs
+from lpsteps.patch_matrix import patch_matrix
 from lpsteps.plan import Plan
 from lpsteps.recovery import channel_scale, linearpatch, none
 from lpsteps.recovery.base import Need, RatioParams, RecoveryContext, channel_ratios
@@ -118,7 +119,7 @@ def test_patch_matrix_rotates_scales_and_rotates_back(hidden_size: int) -> None:
     generator = np.random.default_rng(2)
     basis = basis_matrix(hidden_size).matrix
     ratios = generator.uniform(0.2, 5.0, hidden_size)
-    matrix = linearpatch.patch_matrix(basis, ratios)
+    matrix = patch_matrix(basis, ratios)
     rows = generator.normal(size=(7, hidden_size))
     np.testing.assert_allclose(rows @ matrix, ((rows @ basis) * ratios) @ basis.T, rtol=1e-10)
     np.testing.assert_array_equal(matrix, matrix.T)

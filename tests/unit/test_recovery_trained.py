@@ -7,12 +7,14 @@ import itertools
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from pydantic import ValidationError
 
 from lpsteps.artifacts import write_json
 from lpsteps.errors import LpstepsError
@@ -21,11 +23,11 @@ from lpsteps.models.gap_pass import read_gap
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.loading import load_model
 from lpsteps.models.surgery import apply_plan
-from lpsteps.patches import GapPatch, PatchSet
+from lpsteps.patches import GapPatch, PatchSet, read_patches, write_patches
 from lpsteps.plan import Plan
 from lpsteps.recovery import lora, replaceme_cosine, streamline_ffn, streamline_layer
 from lpsteps.recovery.base import RecoveryContext
-from lpsteps.training import AdamW, TrainingParams, TrainingText, train, training_text
+from lpsteps.training import AdamW, TrainingParams, TrainingText, train_on_text, training_text
 
 HIDDEN_SIZE = 48
 N_LAYERS = 6
@@ -110,7 +112,7 @@ def test_the_best_state_is_restored_not_the_last() -> None:
         return _quadratic(parameter)(tokens)
 
     params = TrainingParams(epochs=4, batch=2)
-    curve = train([parameter], loss, text, params, AdamW(1.0, 1.0), seed=0, description="")
+    curve = train_on_text([parameter], loss, text, params, AdamW(1.0, 1.0), seed=0, description="")
     assert curve.fit.shape == (8,)
     assert curve.heldout.shape == (5,)
     best = int(curve.heldout.argmin())
@@ -122,7 +124,9 @@ def test_a_training_that_only_makes_it_worse_changes_nothing() -> None:
     parameter = torch.nn.Parameter(torch.tensor([2.0]))
     text = TrainingText(np.full((4, 2), 10), np.full((2, 2), 2))
     params = TrainingParams(epochs=2, batch=2)
-    train([parameter], _quadratic(parameter), text, params, AdamW(1, 1), seed=0, description="")
+    train_on_text(
+        [parameter], _quadratic(parameter), text, params, AdamW(1, 1), seed=0, description=""
+    )
     assert parameter.item() == 2.0
 
 
@@ -130,7 +134,7 @@ def test_all_text_counts_the_same_in_the_heldout_loss() -> None:
     parameter = torch.nn.Parameter(torch.tensor([0.0]))
     text = TrainingText(np.zeros((2, 1), int), np.array([[1], [2], [3]]))
     losses = lambda tokens: (parameter - tokens.float()).square().mean()  # noqa: E731
-    curve = train(
+    curve = train_on_text(
         [parameter], losses, text, TrainingParams(epochs=1, batch=2), AdamW(1, 1), seed=0,
         description="",
     )  # fmt: skip
@@ -149,7 +153,7 @@ def test_every_sequence_is_read_once_per_epoch_in_a_seeded_order() -> None:
 
         text = TrainingText(np.arange(7)[:, None], np.zeros((1, 1), int))
         params = TrainingParams(epochs=2, batch=3)
-        train([parameter], loss, text, params, AdamW(1, 1), seed=seed, description="")
+        train_on_text([parameter], loss, text, params, AdamW(1, 1), seed=seed, description="")
         return [seen[:7], seen[7:]]
 
     first, second = orders(0)
@@ -168,7 +172,7 @@ def test_dropout_is_active_in_training_steps_alone() -> None:
         return dropout(parameter).sum()
 
     text = TrainingText(np.zeros((4, 1), int), np.zeros((1, 1), int))
-    train(
+    train_on_text(
         [parameter], loss, text, TrainingParams(epochs=1, batch=2), AdamW(1e-3, 1e-3), seed=0,
         description="", dropouts=[dropout],
     )  # fmt: skip
@@ -189,7 +193,7 @@ def test_a_loss_that_is_not_finite_is_named(poisoned: int, message: str) -> None
 
     text = TrainingText(np.full((4, 1), 5), np.full((1, 1), 5))
     with pytest.raises(LpstepsError, match=message + r".*nan.*lower learning_rate"):
-        train(
+        train_on_text(
             [parameter], loss, text, TrainingParams(epochs=1, batch=1), AdamW(1, 1), seed=0,
             description="",
         )  # fmt: skip
@@ -580,6 +584,31 @@ def test_gaps_are_repaired_one_by_one(
     for gap, alone in zip(several.gaps, (*first.gaps, *second.gaps), strict=True):
         assert isinstance(gap, GapPatch)
         np.testing.assert_array_equal(gap.operations[0].weight, alone.operations[0].weight)
+
+
+def test_no_epoch_leaves_streamlines_modules_as_they_start(
+    tiny_model_folder: Any, windows: npt.NDArray[np.int64], tmp_path: Path
+) -> None:
+    context = _context(tiny_model_folder("llama"), windows)
+    assert context.model is not None
+    dense = load_model(context.model.folder, torch.float32)
+    ffn = streamline_ffn.build(context, streamline_ffn.Params(epochs=0))
+    gate, up, down = ffn.gaps[0].operations[0].weight
+    assert not down.any()
+    assert gate.std() == pytest.approx(up.std(), rel=0.1) == pytest.approx(48**-0.5, rel=0.1)
+    layer = streamline_layer.build(context, streamline_layer.Params(epochs=0))
+    for name, values in layer.replacements.items():
+        np.testing.assert_array_equal(values, dense.model.get_parameter(name))
+    for patches in (ffn, layer):
+        assert patches.audit["gaps.0.fit_loss"].shape == (0,)
+        assert patches.audit["gaps.0.heldout_loss"].shape == (1,)
+        write_patches(
+            tmp_path / "p.safetensors", tmp_path / "p.manifest.json", patches, recovery="start"
+        )
+        assert read_patches(tmp_path / "p.manifest.json").parameters == patches.parameters
+    for method in (lora, replaceme_cosine):
+        with pytest.raises(ValidationError, match="epochs"):
+            method.Params(epochs=0)
 
 
 def test_impossible_plans_are_named(tiny_model_folder: Any, windows: npt.NDArray[np.int64]) -> None:

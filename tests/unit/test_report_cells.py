@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import pytest
 import report_example as example
 from report_example import LARGE, QA, ROOT, SMALL, variant_folder
 
-from lpsteps.artifacts import canonical_json, sha256_file, write_json
+from lpsteps.artifacts import canonical_json, read_parquet, sha256_file, write_json, write_parquet
 from lpsteps.errors import LpstepsError
 from lpsteps.report.cells import build_payload
-from lpsteps.report.definitions import load_table
+from lpsteps.report.definitions import TableDefinition, load_table
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
 from lpsteps.report.export import table_csv
-from lpsteps.report.published import read_published
+from lpsteps.report.published import PublishedCell, read_published
 
 
 class Run:
@@ -32,20 +33,27 @@ class Run:
         self.spec: dict[str, Any] = copy.deepcopy(example.spec())
         self.problems: dict[str, str] = {}
 
-    def build(self) -> dict[str, Any]:
+    def build(self, more: Sequence[str] = ()) -> dict[str, Any]:
         spec = parse_build_spec(self.spec)
         files = {kind: [Path(path) for path in paths] for kind, paths in self.paths.items()}
         evidence = gather_evidence(
-            spec, files["scores"], files["plans"], files["patches"], self.problems
+            spec,
+            files["scores"],
+            files["plans"],
+            files["patches"],
+            files["curves"],
+            self.problems,
         )
-        definitions = [load_table(name, ROOT / "reports/tables") for name in example.TABLES]
+        definitions = [
+            load_table(name, ROOT / "reports/tables") for name in (*example.TABLES, *more)
+        ]
         sources = sorted(ROOT.glob("reports/published/*.csv"))
         printed = [cell for path in sources for cell in read_published(path)]
         digests = {str(path): sha256_file(path) for path in sources}
         return build_payload(spec, definitions, printed, digests, evidence)
 
-    def cells(self) -> dict[str, dict[str, Any]]:
-        return {cell["id"]: cell for cell in self.build()["cells"]}
+    def cells(self, more: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        return {cell["id"]: cell for cell in self.build(more)["cells"]}
 
     def score_path(self, model: str, benchmark: str, *variant: Any) -> str:
         return f"{variant_folder(model, *variant)}/scores/{benchmark}.json"
@@ -56,6 +64,37 @@ class Run:
             losses = example.window_losses(path, content["benchmark"], changes["value"])
             content["samples"]["values"] = losses
         write_json(self.folder / path, content)
+
+    def score_as(self, model: str, benchmark: str, other: str, *variant: Any) -> None:
+        """Give a variant's score on one benchmark a second time, under another's name."""
+        content = json.loads(
+            (self.folder / self.score_path(model, benchmark, *variant)).read_text()
+        )
+        target = self.score_path(model, other, *variant)
+        write_json(self.folder / target, content | {"benchmark": other})
+        self.paths["scores"].append(target)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give the variants of a recovery to another one."""
+        for facts in self.spec["variants"].values():
+            if facts["recovery"] == old:
+                facts["recovery"] = new
+        for path in self.paths["patches"]:
+            content = json.loads((self.folder / path).read_text())
+            if content["recovery"] == old:
+                write_json(self.folder / path, content | {"recovery": new})
+        folders = dict[str, str]()
+        for folder in list(self.spec["variants"]):
+            parent, _, name = folder.rpartition("/")
+            if name == old:
+                folders[folder] = f"{parent}/{new}"
+                self.spec["variants"][f"{parent}/{new}"] = self.spec["variants"].pop(folder)
+                (self.folder / folder).rename(self.folder / parent / new)
+        for paths in self.paths.values():
+            for place, path in enumerate(paths):
+                for folder, renamed in folders.items():
+                    if path.startswith(f"{folder}/"):
+                        paths[place] = path.replace(f"{folder}/", f"{renamed}/")
 
     def drop(self, kind: str, path: str) -> None:
         self.paths[kind].remove(path)
@@ -178,22 +217,119 @@ def test_equal_layers_are_pointed_out(run: Run) -> None:
     assert sections[SMALL, 3]["llm-streamline"] is None
 
 
+OWN = "wikipedia-64+own"
+
+
+def add_own_text(run: Run, recovery: str) -> str:
+    """Build the variant of the first row on text of the model's own; return its folder."""
+    run.spec["own_calibrations"] = {
+        OWN: {recovery: {**run.spec["recoveries"][recovery], "calibration_tokens": 81_920}}
+    }
+    plan = example.plan_folder(SMALL, "llm-streamline", 5)
+    folder = variant_folder(SMALL, "llm-streamline", 5, recovery)
+    own_plan, own = (path.replace("/wikipedia/", f"/{OWN}/") for path in (plan, folder))
+    run.spec["plans"][own_plan] = {**run.spec["plans"][plan], "calibration": OWN}
+    run.spec["variants"][own] = {**run.spec["variants"][folder], "calibration": OWN}
+    for kind, here, there in (
+        ("plans", f"{plan}/plan.json", f"{own_plan}/plan.json"),
+        ("patches", f"{folder}/patch.manifest.json", f"{own}/patch.manifest.json"),
+        *(
+            ("scores", path, path.replace(folder, own))
+            for path in list(run.paths["scores"])
+            if path.startswith(f"{folder}/")
+        ),
+    ):
+        (run.folder / there).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run.folder / here, run.folder / there)
+        run.paths[kind].append(there)
+    return own
+
+
+def test_a_row_on_another_calibration_has_its_own_numbers(run: Run) -> None:
+    own = add_own_text(run, "least-squares")
+    run.change_score(f"{own}/scores/novels.json", value=33.0)
+    other = variant_folder(SMALL, "llm-streamline", 5, "least-squares")
+    payload = run.build()
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    name = "beyond/smollm2-135m/n5/own-text+least-squares"
+    assert cells[f"{name}/novels"]["value"] == 33.0
+    assert cells[f"{name}/novels"]["source"]["path"] == f"{own}/scores/novels.json"
+    assert cells[f"{name}/calibration_tokens"]["value"] == 81_920
+    usual = cells["beyond/smollm2-135m/n5/least-squares/novels"]
+    assert usual["variant"] == other and usual["value"] != 33.0
+    assert cells["beyond/smollm2-135m/n5/least-squares/calibration_tokens"]["value"] == 16_384
+    variants = payload["variants"]
+    assert (variants[own]["calibration"], variants[other]["calibration"]) == (OWN, "wikipedia")
+    assert variants[own]["plan"] == f"{own.rpartition('/')[0]}/plan.json"
+    table = next(table for table in payload["tables"] if table["id"] == "beyond")
+    notes = {row["id"]: row["note"] for row in table["sections"][1]["rows"]}
+    # The layers are the same, the repair is not.
+    assert notes["own-text+least-squares"] is None
+
+
+def test_a_plan_of_one_calibration_that_does_not_verify_spares_the_other(run: Run) -> None:
+    own = add_own_text(run, "least-squares")
+    run.problems[f"{own.rpartition('/')[0]}/plan.json"] = "was changed"
+    cells = run.cells()
+    spoilt = cells["beyond/smollm2-135m/n5/own-text+least-squares/novels"]
+    assert (spoilt["status"], spoilt["reason"]) == ("missing", "was changed")
+    assert cells["beyond/smollm2-135m/n5/least-squares/novels"]["status"] == "measured"
+
+
+def test_a_printed_value_stands_beside_the_profiles_calibration_alone(run: Run) -> None:
+    own = add_own_text(run, "linearpatch")
+    definition = load_table("table06", ROOT / "reports/tables")
+    content = definition.model_dump()
+    row = next(row for row in content["rows"] if row["recovery"] == "linearpatch")
+    content["rows"] += ({**row, "id": "own", "calibration": OWN},)
+    definition = TableDefinition.model_validate(content)
+    spec = parse_build_spec(run.spec)
+    evidence = gather_evidence(
+        spec, *([Path(path) for path in paths] for paths in run.paths.values())
+    )
+    printed = PublishedCell(
+        table="table06",
+        row="printed",
+        model=SMALL,
+        model_title="Small",
+        n=5,
+        n_layers=30,
+        label="LinearPatch",
+        selections=("llm-streamline",),
+        recovery="linearpatch",
+        column="novels",
+        text="20.00",
+        unit="perplexity",
+        note="",
+        path="printed.csv",
+        line=2,
+    )
+    payload = build_payload(spec, [definition], [printed], {"printed.csv": "0" * 64}, evidence)
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    usual = cells[f"table06/{SMALL}/n5/{row['id']}/novels"]
+    assert usual["published"] == 20.0 and usual["difference"] is not None
+    other = cells[f"table06/{SMALL}/n5/own/novels"]
+    assert other["variant"] == own and other["status"] == "measured"
+    assert (other["published"], other["difference"]) == (None, None)
+
+
 def test_undefined_methods_give_the_stated_reason(run: Run) -> None:
     cells = run.cells()
     expected = {
-        "table01/smollm2-135m/n5/llm-pruner/piqa": "width pruning is not built yet",
-        "table01/smollm2-135m/n5/llm-pruner/qa_rp": "width pruning is not built yet",
-        "table06/smollm2-135m/n5/linearpatch+ft/novels": "distillation is not built yet",
+        "table01/smollm2-135m/n5/llm-pruner/piqa": "width pruning is defined in config/width.yaml",
+        "table01/smollm2-135m/n5/llm-pruner/qa_rp": "width pruning is defined in config/width.yaml",
+        "table04/smollm2-135m/n5/streamline-ffn+ft/novels": "no recovery 'streamline-ffn+ft' is",
         "table08/smollm2-135m/n5/taylor-plus/layers": "no selection 'taylor+' is configured",
         "beyond/smollm2-135m/n5/aware+branch-refit/share_closed": "no selection 'repair-aware' is",
+        "beyond/smollm2-135m/n5/own-text+least-squares/novels": f"no calibration '{OWN}' is",
         "beyond/smollm2-135m/n5/lora/parameters_added": "no recovery 'lora' is configured",
         "table02/smollm2-135m/n5/sleb+linearpatch/novels": "no recovery 'linearpatch-per-layer' is",
     }
     for name, reason in expected.items():
         assert cells[name]["status"] == "missing" and cells[name]["value"] is None
         assert cells[name]["reason"].startswith(reason)
-    run.spec["recoveries"]["linearpatch+ft"] = run.spec["recoveries"]["linearpatch"]
-    reason = run.cells()["table06/smollm2-135m/n5/linearpatch+ft/novels"]["reason"]
+    run.spec["recoveries"]["streamline-ffn+ft"] = run.spec["recoveries"]["linearpatch"]
+    reason = run.cells()["table04/smollm2-135m/n5/streamline-ffn+ft/novels"]["reason"]
     assert reason == "this profile does not build the variant"
 
 
@@ -654,7 +790,7 @@ def test_intervals_and_comparisons_are_in_the_csv(run: Run) -> None:
 
 def test_our_own_tables_stand_behind_those_of_the_paper(run: Run) -> None:
     tables = run.build()["tables"]
-    assert [table["number"] for table in tables] == [1, 2, 6, 8, None]
+    assert [table["number"] for table in tables] == [1, 2, 4, 6, 8, 11, None]
     figure = tables[-1]["figure"]
     assert [row["id"] for row in figure["rows"]][:2] == ["pruned", "prune-and-comp"]
     assert tables[0]["figure"] is None
@@ -684,4 +820,212 @@ def test_the_patch_of_another_recovery_is_refused(run: Run) -> None:
         run.folder / folder / "patch.manifest.json", example.patch_manifest("channel-scale", 576)
     )
     with pytest.raises(LpstepsError, match="'channel-scale': expected 'linearpatch'"):
+        run.build()
+
+
+FT = "n5/linearpatch+ft"
+NOTE = "distilled on 0.13\u202fM tokens, 128 windows of 512; the state after 65\u202f536 is kept"
+
+
+def curve_path(recovery: str, model: str = SMALL, n: int = 5) -> str:
+    return f"{variant_folder(model, 'llm-streamline', n, recovery)}/training.parquet"
+
+
+def test_numbers_of_a_distilled_row_say_how_long_it_was_trained(run: Run) -> None:
+    cells = run.cells()
+    for column in ("novels", "embedded_ppl_avg", "piqa", "qa_avg", "qa_rp"):
+        assert cells[f"table06/{SMALL}/{FT}/{column}"]["note"] == NOTE
+    assert cells[f"table06/{SMALL}/{FT}/wikitext2"]["note"] is None  # there is no number
+    assert "tokens" not in cells[f"table04/{SMALL}/{FT}/ratio"]["note"]
+    assert cells[f"table06/{SMALL}/n5/linearpatch/novels"]["note"] is None
+    run.drop("curves", curve_path("linearpatch+ft"))
+    cell = run.cells()[f"table06/{SMALL}/{FT}/novels"]
+    assert cell["status"] == "measured" and cell["note"] == "how long it was trained is not known"
+
+
+def test_columns_of_a_distillation(run: Run) -> None:
+    cells = run.cells()
+    shown = {
+        row: [
+            cells[f"table11/{SMALL}/n5/{row}/{column}"]
+            for column in ("distilled_windows", "distilled_tokens", "target_storage")
+        ]
+        for row in ("linearpatch", "samples-64")
+    }
+    assert [cell["value"] for cell in shown["linearpatch"]] == [0, 0, 0]
+    # Two passes; 49,153 x 576 parameters lie outside of the layers, so 5 bytes an outcome.
+    values = [64, 2 * 64 * 512, 64 * 512 * 100 * 5]
+    assert [cell["value"] for cell in shown["samples-64"]] == values
+    assert shown["samples-64"][2]["text"] == "16.4\u202fMB"
+    assert shown["samples-64"][2]["note"] == (
+        "64 windows of 512 tokens, 100 outcomes at each, 5 bytes an outcome; "
+        "not stored in this run, which makes them on the way"
+    )
+    assert shown["samples-64"][0]["note"] == (
+        "64 windows of 512 tokens, 2 passes at most, from the patch of linearpatch"
+    )
+    path = curve_path("linearpatch+ft-samples-64")
+    assert {canonical_json(cell["source"]) for cell in shown["samples-64"]} == {
+        canonical_json(
+            {"path": path, "pointer": "column=tokens", "sha256": sha256_file(run.folder / path)}
+        )
+    }
+    run.drop("curves", path)
+    missing = run.cells()[f"table11/{SMALL}/n5/samples-64/target_storage"]
+    assert missing["reason"] == "there is no training curve"
+    run.problems[path] = "altered"
+    missing = run.cells()[f"table11/{SMALL}/n5/samples-64/target_storage"]
+    assert missing["reason"] == "altered"
+
+
+@pytest.mark.parametrize(
+    ("changes", "storage", "top_k"),
+    [
+        ({"mode": "offline"}, 64 * 512 * 100 * 5, 100),
+        ({"tail": True, "top_k": 50}, 64 * 512 * 50 * 5, 50),
+        ({"top_k": None}, "compares the whole vocabulary", "compares the whole vocabulary"),
+        (
+            {"objective": "feature_mse"},
+            "compares hidden states, not outcomes",
+            "compares hidden states, not outcomes",
+        ),
+    ],
+)
+def test_what_a_distillation_stores(
+    run: Run, changes: dict[str, Any], storage: int | str, top_k: int | str
+) -> None:
+    run.spec["recoveries"]["linearpatch+ft-top-50"] = copy.deepcopy(
+        run.spec["recoveries"]["linearpatch+ft-samples-64"]
+    )
+    run.spec["recoveries"]["linearpatch+ft-top-50"]["distillation"] |= changes
+    run.spec["tables"]["table12"] = {SMALL: [5]}
+    run.rename("linearpatch+ft-samples-64", "linearpatch+ft-top-50")
+    cells = run.cells(["table12"])
+    for column, expected in (("target_storage", storage), ("top_k", top_k)):
+        cell = cells[f"table12/{SMALL}/n5/top-50/{column}"]
+        assert (cell["reason"] or cell["value"]) == expected
+    stored = cells[f"table12/{SMALL}/n5/top-50/target_storage"]
+    if changes.get("mode") == "offline":
+        assert stored["note"].endswith("; stored in this run")
+    tail = cells[f"table12/{SMALL}/n5/top-50/top_k"]
+    if changes.get("tail"):
+        assert tail["note"] == "the rest is one more outcome"
+    assert cells[f"table12/{SMALL}/n5/linearpatch/top_k"]["reason"] == "nothing is distilled"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "storage"),
+    [
+        (65_536, 5.0),
+        (65_537, None),  # or half as many, with a head of their own
+        (131_072, None),
+        (131_074, 5.5),
+    ],
+)
+def test_storage_needs_to_know_on_which_side_the_vocabulary_lies(
+    run: Run, tokens: int, storage: float | None
+) -> None:
+    facts = run.spec["models"][SMALL]
+    layers = facts["n_layers"] * facts["layer_parameters"]
+    run.spec["models"][SMALL] = facts | {"parameters": layers + tokens * facts["hidden_size"]}
+    cell = run.cells()[f"table11/{SMALL}/n5/samples-64/target_storage"]
+    if storage is None:
+        assert cell["reason"] == "the sizes of the model leave open how many tokens it has"
+    else:
+        assert cell["value"] == 64 * 512 * 100 * storage
+        assert f"{storage:g} bytes an outcome" in cell["note"]
+
+
+def test_other_budgets_give_no_difference(run: Run) -> None:
+    """The paper tunes on 10.24 million tokens."""
+    name = "table04/llama-2-7b/n7/linearpatch+ft/wikitext2"
+    run.score_as(LARGE, "novels", "wikitext2", "llm-streamline", 7, "linearpatch+ft")
+    cell = run.cells()[name]
+    assert cell["published"] == 8.09 and cell["difference"] is None
+    assert cell["note"] == (
+        f"{NOTE}; the paper's row was trained on 10.24\u202fM, so no difference is taken"
+    )
+    curve = run.folder / curve_path("linearpatch+ft", LARGE, 7)
+    table = read_parquet(curve)
+    last = table.num_rows - 1
+    tokens = [round(10_240_000 * step / last) for step in range(last + 1)]
+    place = table.column_names.index("tokens")
+    write_parquet(curve, table.set_column(place, "tokens", [tokens]))
+    cell = run.cells()[name]
+    assert cell["difference"] == pytest.approx(cell["value"] - 8.09)
+    assert (
+        cell["note"].startswith("distilled on 10.24\u202fM tokens") and "paper" not in cell["note"]
+    )
+
+
+def test_an_unknown_budget_of_the_paper_gives_no_difference(run: Run) -> None:
+    """It says on how many samples it tunes LinearPatch, not LLM-Streamline's network."""
+    run.spec["recoveries"]["streamline-ffn+ft"] = run.spec["recoveries"].pop("linearpatch+ft")
+    run.rename("linearpatch+ft", "streamline-ffn+ft")
+    cell = run.cells()["table04/llama-2-7b/n7/streamline-ffn+ft/ratio"]
+    # The number of parameters does not depend on the training.
+    assert cell["published"] == 19.01 and cell["difference"] is not None
+    run.score_as(LARGE, "novels", "wikitext2", "llm-streamline", 7, "streamline-ffn+ft")
+    cell = run.cells()["table04/llama-2-7b/n7/streamline-ffn+ft/wikitext2"]
+    assert cell["published"] == 9.6 and cell["difference"] is None
+    assert cell["note"].endswith(
+        "the paper's row was trained on a number that we do not know, so no difference is taken"
+    )
+
+
+def test_unequal_numbers_of_samples_stand_in_rows_of_their_own(run: Run) -> None:
+    [table] = [table for table in run.build()["tables"] if table["number"] == 11]
+    [section] = [s for s in table["sections"] if (s["model"], s["n"]) == (LARGE, 7)]
+    assert [(row["id"], row["kind"]) for row in section["rows"]] == [
+        ("linearpatch", "measured"),
+        ("samples-64", "measured"),
+        ("samples-128", "measured"),
+        ("samples-256", "measured"),
+        ("samples-2500", "published"),
+        ("samples-5000", "published"),
+        ("samples-7500", "published"),
+    ]
+    cells = run.cells()
+    assert cells[f"table11/{LARGE}/n7/linearpatch/wikitext2"]["published"] == 13.22
+    assert cells[f"table11/{LARGE}/n7/samples-64/wikitext2"]["published"] is None
+    theirs = cells[f"table11/{LARGE}/n7/samples-5000/target_storage"]
+    assert (theirs["text"], theirs["value"]) == ("10G", None)
+    assert cells[f"table11/{LARGE}/n7/samples-5000/distilled_windows"]["value"] == 5000.0
+
+
+def test_curves_are_in_the_payload(run: Run) -> None:
+    tables = {table["id"]: table for table in run.build()["tables"]}
+    assert tables["table01"]["curves"] == []
+    assert [(c["model"], c["n"]) for c in tables["table11"]["curves"]] == [(SMALL, 5), (LARGE, 7)]
+    # Two of its three rows are not configured.
+    [line] = tables["table11"]["curves"][0]["lines"]
+    assert (line["row"], line["label"], line["style"]) == ("samples-64", "64 samples", 1)
+    assert line["tokens"] == 2 * 64 * 512 and line["objective"] == "logits_kl"
+    assert [len(line["fit"]), line["window"]] == [32, 2]
+    assert (line["before"], line["kept"], line["after"]) == (
+        [0, 2.0],
+        [64 * 512, 1.0],
+        [2 * 64 * 512, 1.25],
+    )
+    path = curve_path("linearpatch+ft-samples-64")
+    assert line["source"] == {"path": path, "sha256": sha256_file(run.folder / path)}
+
+
+def test_a_distilled_repair_is_trained_and_reads_its_text(run: Run) -> None:
+    """As in a table of costs; the null stands for all windows that there are."""
+    facts = run.spec["recoveries"].pop("linearpatch+ft")
+    training = {"epochs": 2, "tokens": None}
+    run.spec["recoveries"]["lora"] = facts | {"calibration_tokens": None, "training": training}
+    run.rename("linearpatch+ft", "lora")
+    cells = run.cells()
+    assert cells[f"{BEYOND}/lora/trained"]["text"] == "trained"
+    assert cells[f"{BEYOND}/lora/trained"]["note"] == "distilled, from the patch of linearpatch"
+    assert cells[f"{BEYOND}/lora/calibration_tokens"]["value"] == 128 * 512
+
+
+def test_the_curve_of_what_is_not_distilled_is_refused(run: Run) -> None:
+    path = f"{variant_folder(SMALL, 'llm-streamline', 5, 'linearpatch')}/training.parquet"
+    shutil.copy(curve_path("linearpatch+ft"), path)
+    run.paths["curves"].append(path)
+    with pytest.raises(LpstepsError, match="'linearpatch' is not distilled"):
         run.build()

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
-from report_example import patch_manifest
+from report_example import ROOT, patch_manifest
 
+from lpsteps.distillation.teacher_store import bytes_per_target, encoded_targets
 from lpsteps.errors import LpstepsError
 from lpsteps.patches import OperationKind
-from lpsteps.report.costs import operation_flops
+from lpsteps.report.costs import operation_flops, stored_target_bytes
+from lpsteps.report.definitions import load_table
 from lpsteps.report.evidence import PatchFacts
 from lpsteps.validation import validated
 
@@ -28,6 +32,24 @@ C, RANK, WIDE = 5, 2, 7
 )
 def test_operations_of_each_kind(kind: OperationKind, shape: list[int], flops: int) -> None:
     assert operation_flops(kind, shape, C) == flops
+
+
+@pytest.mark.parametrize("vocabulary", [2**16, 2**16 + 1])
+@pytest.mark.parametrize("top_k", [1, 3, 100])
+def test_stored_targets_take_what_the_store_writes(vocabulary: int, top_k: int) -> None:
+    windows, length = 2, 7
+    shape = (windows, length, top_k)
+    tensors = encoded_targets(np.zeros(shape, np.float32), np.zeros(shape, np.int64), vocabulary)
+    written = sum(array.nbytes for array in tensors.values())
+    assert (
+        stored_target_bytes(windows * length, top_k, vocabulary) == written <= 6 * math.prod(shape)
+    )
+
+
+def test_captions_say_what_an_outcome_takes() -> None:
+    sizes = [f"{bytes_per_target(vocabulary):g}" for vocabulary in (2**16, 2**16 + 1)]
+    for table in ("table11", "table12"):
+        assert f"{' or '.join(sizes)} here" in load_table(table, ROOT / "reports/tables").caption
 
 
 def facts(**changes: Any) -> PatchFacts:

@@ -15,7 +15,8 @@ SHIPPED = ROOT / "reports/tables"
 
 def test_shipped_tables_are_found_and_valid() -> None:
     names = list_tables(SHIPPED)
-    assert {"table01", "table02", "table06", "table08", "beyond"} <= set(names)
+    numbers = (1, 2, 3, 4, 5, 6, 8, 11, 12)
+    assert {"beyond", *(f"table{number:02}" for number in numbers)} <= set(names)
     for name in names:
         assert load_table(name, SHIPPED).id == name
 
@@ -24,19 +25,49 @@ def test_queries_and_benchmarks_follow_the_file() -> None:
     table = load_table("table06", SHIPPED)
     assert table.queries() == (
         None,
-        ("llm-streamline", "none"),
-        ("llm-streamline", "channel-scale"),
-        ("llm-streamline", "linearpatch"),
-        ("llm-streamline", "linearpatch+ft"),
+        ("llm-streamline", "none", None),
+        ("llm-streamline", "channel-scale", None),
+        ("llm-streamline", "linearpatch", None),
+        ("llm-streamline", "linearpatch+ft", None),
     )
     assert table.variants() == table.queries()
     assert table.benchmarks()[:4] == ("wikitext2", "c4", "ptb", "wikipedia")
     assert "qa_avg" not in table.benchmarks()
 
 
+@pytest.mark.parametrize(
+    ("name", "recoveries"),
+    [
+        ("table03", ["streamline-ffn+ft", "linearpatch", "linearpatch+ft"]),
+        ("table04", ["streamline-ffn+ft", "linearpatch", "linearpatch+ft"]),
+        (
+            "table05",
+            [
+                "streamline-ffn+ft",
+                "streamline-ffn+ft-kl",
+                "linearpatch+ft-mse-symmetric",
+                "linearpatch+ft-kl-diagonal",
+                "linearpatch+ft-kl-symmetric",
+            ],
+        ),
+        ("table11", ["linearpatch", *(f"linearpatch+ft-samples-{n}" for n in (64, 128, 256))]),
+        (
+            "table12",
+            ["linearpatch", "linearpatch+ft-top-50", "linearpatch+ft", "linearpatch+ft-top-200"],
+        ),
+    ],
+)
+def test_rows_of_the_tables_on_distillation(name: str, recoveries: list[str]) -> None:
+    table = load_table(name, SHIPPED)
+    assert [row.recovery for row in table.pruned_rows] == recoveries
+    assert {row.selection for row in table.pruned_rows} == {"llm-streamline"}
+    # What the paper tunes on: 5,000 samples of 2,048 tokens.
+    assert {row.printed_tokens for row in table.rows} <= {None, 5000 * 2048}
+
+
 def test_a_table_of_layers_needs_plans_but_no_variants() -> None:
     table = load_table("table08", SHIPPED)
-    assert ("sleb", "none") in table.queries()
+    assert ("sleb", "none", None) in table.queries()
     assert table.variants() == ()
     assert table.benchmarks() == ()
 
@@ -52,6 +83,12 @@ def test_direction_of_columns() -> None:
 def test_unknown_table_names_the_nearest() -> None:
     with pytest.raises(LpstepsError, match="did you mean 'table01'"):
         load_table("tabel01", SHIPPED)
+
+
+def test_a_row_with_a_calibration_of_its_own_is_another_query() -> None:
+    queries = load_table("beyond", SHIPPED).queries()
+    assert ("llm-streamline", "branch-refit", None) in queries
+    assert ("llm-streamline", "branch-refit", "wikipedia-64+own") in queries
 
 
 VALID = """
@@ -76,6 +113,11 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (
+            "label: Dense",
+            "label: Dense, calibration: c",
+            "'dense': calibration: 'c': the dense model",
+        ),
         ("of: [copa]", "of: [cupa]", "'cupa' is no benchmark column .* did you mean 'copa'"),
         (
             "kind: mean, unit: percent, of: [copa]",
@@ -127,6 +169,8 @@ figure:
   panels:
     - {y: novels, title: Perplexity, scale: log}
     - {y: share, title: Share}
+curves:
+  rows: {patched: Patched}
 """
 
 
@@ -140,6 +184,7 @@ def test_a_table_with_shares_and_a_figure(tmp_path: Path) -> None:
         "cost": None,
     }
     assert table.number is None and table.figure is not None
+    assert table.curves is not None and table.curves.rows == {"patched": "Patched"}
     assert load_table("table06", SHIPPED).number == 6
 
 
@@ -162,6 +207,14 @@ def test_a_table_with_shares_and_a_figure(tmp_path: Path) -> None:
         ("y: novels", "y: novel", "'novel' is no column of scores, did you mean 'novels'"),
         ("y: share", "y: cost", "'cost' is no column of scores"),
         ("title: Share}", "title: Share, scale: log}", "only perplexities have a log axis"),
+        ("rows: {patched: P", "rows: {dense: P", "curves: 'dense' is no pruned row"),
+        (
+            "rows: {patched: Patched}",
+            "rows: {" + ", ".join(f"r{number}: R" for number in range(8)) + "}",
+            r"curves\.rows",
+        ),
+        ("kind: parameters_added, unit: parameters", "kind: top_k, unit: tokens", "is in outcomes"),
+        ("group: G}\nfigure", "group: G, printed_tokens: 0}\nfigure", "printed_tokens"),
         (
             "{cut: Cut, patched: Patched}",
             "{" + ", ".join(f"r{number}: R" for number in range(9)) + "}",

@@ -12,7 +12,8 @@ import pytest
 from report_example import ROOT
 
 from lpsteps.report.definitions import MOST_LINES
-from lpsteps.report.figures import WIDTH, Line, Picture, Point, draw, figure_view
+from lpsteps.report.drawing import WIDTH
+from lpsteps.report.figures import Line, Picture, Point, draw, figure_view
 
 STYLE = (ROOT / "reports/templates/style.css").read_text(encoding="utf-8")
 

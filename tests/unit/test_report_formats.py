@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lpsteps.report.formats import (
+    format_bytes,
     format_count,
     format_foldable,
     format_interval,
@@ -55,3 +56,17 @@ def test_shares_intervals_and_words() -> None:
     assert format_foldable(True, ["scalar"]) == "by scaling"
     assert format_foldable(True, ["rotation", "scalar"]) == "by rotation"
     assert [format_training(True), format_training(False)] == ["trained", "training-free"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0\u202fbytes"),
+        (999, "999\u202fbytes"),
+        (1000, "1.0\u202fkB"),
+        (2_340_000, "2.3\u202fMB"),
+        (10**9, "1.0\u202fGB"),
+    ],
+)
+def test_sizes_as_text(count: int, text: str) -> None:
+    assert format_bytes(count) == text

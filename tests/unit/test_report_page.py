@@ -120,7 +120,8 @@ def test_tables_are_semantic(payload: dict[str, Any], page: Element) -> None:
     tables = page.all("table")
     models = sum(len({s["model"] for s in table["sections"]}) for table in payload["tables"])
     figures = page.all("figure")
-    assert len(figures) == 2 and len(tables) == models + len(figures)
+    # Two of the table of our own, and a training for each model in Tables 6 and 11.
+    assert len(figures) == 2 + 2 * 2 and len(tables) == models + len(figures)
     for table in tables:
         assert len(table.all("caption")) == 1 and table.all("caption")[0].text.strip()
         assert all("scope" in heading.attributes for heading in table.all("th"))
@@ -134,7 +135,7 @@ def test_tables_are_semantic(payload: dict[str, Any], page: Element) -> None:
     assert len(ids) == len(set(ids))
     for link in page.all("nav")[0].all("a"):
         assert link.attributes["href"][1:] in ids
-    assert len(page.all("nav")[0].all("a")) == 5
+    assert len(page.all("nav")[0].all("a")) == len(example.TABLES)
 
 
 def test_every_number_opens_its_source(payload: dict[str, Any], page: Element) -> None:
@@ -228,7 +229,7 @@ def test_measured_and_printed_differ_by_words_not_only_by_colour(page: Element) 
 
 def test_missing_cells_give_their_reason(page: Element) -> None:
     row = button(page, "table01/smollm2-135m/n5/llm-pruner/ratio")
-    assert row.text.endswith("width pruning is not built yet")
+    assert row.text.endswith("which config/full.yaml includes")
     assert row.up("td").attributes["colspan"] == "12"
     gap = button(page, "table01/smollm2-135m/n5/sleb/wsc273")
     assert "WSC273 is not in the embedded data" in gap.attributes["aria-label"]
@@ -266,12 +267,12 @@ def test_a_share_shows_its_interval(payload: dict[str, Any], page: Element) -> N
 def test_groups_of_rows_have_headings(page: Element) -> None:
     body = button(page, "beyond/smollm2-135m/n5/linearpatch/novels").up("tbody")
     rows = [row.attributes["class"] for row in body.all("tr")]
-    assert rows.count("choice") == 2 and rows[:3] == ["level", "choice", "measured"]
+    assert rows.count("choice") == 3 and rows[:3] == ["level", "choice", "measured"]
 
 
 def test_a_figure_draws_the_numbers_of_its_table(payload: dict[str, Any], page: Element) -> None:
     cells = {cell["id"]: cell for cell in payload["cells"]}
-    several, single = page.all("figure")
+    several, single = page.all("figure")[-2:]
     assert [len(figure.all("svg")) for figure in (several, single)] == [2 + 4, 2]
     for figure, model in ((several, "smollm2-135m"), (single, "llama-2-7b")):
         drawn = {g.attributes["data-cell"] for g in figure.all("g") if "data-cell" in g.attributes}
@@ -296,6 +297,78 @@ def test_a_figure_draws_the_numbers_of_its_table(payload: dict[str, Any], page: 
     assert not single.all("ul")
 
 
+def test_trainings_stand_below_their_table(payload: dict[str, Any], page: Element) -> None:
+    figures = {
+        figure.up("section").attributes["id"] + figure.all("p")[0].text: figure
+        for figure in page.all("figure")[:-2]
+    }
+    assert list(figures) == [
+        "table06Training with 5 of 30 layers removed",
+        "table06Training with 7 of 32 layers removed",
+        "table11Training with 5 of 30 layers removed",
+        "table11Training with 7 of 32 layers removed",
+    ]
+    for name, figure in figures.items():
+        [curves] = [
+            curves
+            for table in payload["tables"]
+            for curves in table["curves"]
+            if name.startswith(table["id"]) and f"with {curves['n']} of" in name
+        ]
+        assert len(figure.all("svg")) == 2 + len(curves["lines"])
+        details = figure.up("details")
+        order = [child for child in details.children if child.tag in ("figure", "div")]
+        assert order[-1] is figure  # behind the numbers
+        [row] = [row for row in figure.all("tr") if row.all("td")]
+        [line] = curves["lines"]
+        assert [cell.text for cell in row.children][2:] == [
+            "2.000",
+            "1.000",
+            figure.all("td")[3].text,
+            "1.250",
+            line["source"]["path"],
+        ]
+    drawn = {
+        svg.attributes["aria-labelledby"] for svg in page.all("svg") if "role" in svg.attributes
+    }
+    assert len(drawn) == 2 * len(figures) + 4
+
+
+def test_a_distilled_number_leads_to_its_start_and_its_text(
+    payload: dict[str, Any], page: Element
+) -> None:
+    data = json.loads(next(s for s in page.all("script") if s.attributes.get("id")).text)
+    lineage = data["lineage"]
+    chain_of = {file["path"]: file.get("chain") for file in lineage["files"]}
+    variant = example.variant_folder(example.SMALL, "llm-streamline", 5, "linearpatch+ft")
+    start = example.variant_folder(example.SMALL, "llm-streamline", 5, "linearpatch")
+    for cell, root in (
+        ("table06/smollm2-135m/n5/linearpatch+ft/novels", f"{variant}/scores/novels.json"),
+        ("table04/smollm2-135m/n5/linearpatch+ft/ratio", f"{variant}/patch.manifest.json"),
+    ):
+        assert data["cells"][cell]["source"]["path"] == root
+        nodes = [
+            lineage["nodes"][row["node"]] for row in lineage["chains"][chain_of[root]]["rows"][1:]
+        ]
+        made = {
+            lineage["files"][number]["path"]: node.get("rule")
+            for node in nodes
+            for number in node["files"]
+        }
+        windows = "results/smollm2-135m/windows/wikipedia"
+        assert made[f"{start}/patch.manifest.json"] == "build_patch"
+        assert made[f"{windows}/calibration.parquet"] == "tokenize_corpus"
+        assert made[f"{windows}/validation.parquet"] == "tokenize_corpus"
+        if "scores" in root:
+            assert made[f"{variant}/patch.safetensors"] == "distill"
+    tokens = data["cells"]["table11/smollm2-135m/n5/samples-64/distilled_tokens"]
+    chain = lineage["chains"][chain_of[tokens["source"]["path"]]]
+    assert (
+        chain["rule"] == "distill" and chain["settings"]["recovery"] == "linearpatch+ft-samples-64"
+    )
+    assert tokens["source"]["pointer"] == "column=tokens"
+
+
 def test_hostile_text_stays_text(payload: dict[str, Any]) -> None:
     evil = "</script><img src=x onerror=alert(1)>&'\""
     spoiled = copy.deepcopy(payload)
@@ -308,6 +381,9 @@ def test_hostile_text_stays_text(payload: dict[str, Any]) -> None:
         row["label"] = evil
     for panel in spoiled["tables"][-1]["figure"]["panels"]:
         panel["title"] = evil
+    for table in spoiled["tables"]:
+        for line in (line for curves in table["curves"] for line in curves["lines"]):
+            line["label"] = line["source"]["path"] = evil
     for cell in spoiled["cells"]:
         cell["interval_text"] = evil
         cell["reason"] = evil if cell["reason"] else None
@@ -393,7 +469,7 @@ def test_mistakes_in_templates_are_one_line(payload: dict[str, Any]) -> None:
         render_page(payload, "", {k: v for k, v in TEMPLATES.items() if k != "style.css"})
     with pytest.raises(LpstepsError, match=r"script\.js: '</script'"):
         render_page(payload, "", TEMPLATES | {"script.js": "'</script>'"})
-    with pytest.raises(LpstepsError, match="schema 1, expected 2"):
+    with pytest.raises(LpstepsError, match="schema 1, expected 3"):
         render_page(payload | {"schema": 1}, "", TEMPLATES)
 
 

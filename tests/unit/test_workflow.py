@@ -13,6 +13,9 @@ import yaml
 from lpsteps import methods
 from lpsteps import workflow as jobs
 from lpsteps.config import Config, load_config
+from lpsteps.distillation.settings import DistillationSettings
+from lpsteps.errors import LpstepsError
+from lpsteps.report.definitions import TableDefinition
 from lpsteps.report.evidence import parse_build_spec
 from lpsteps.training import training_text
 
@@ -47,7 +50,7 @@ def test_tokens_of_a_training_are_those_of_its_text(
 ) -> None:
     entry = {"title": "Own", "method": method, "params": {"epochs": 3, **text}}
     config = config_with(tmp_path, {"own": entry})
-    facts = jobs.recovery_facts(config, "own")
+    facts = jobs.recovery_facts(config, "own", "own")
     params = methods.recovery_method(method).Params(**entry["params"])
     used = training_text(np.zeros((WINDOWS, WINDOW), dtype=np.int64), params)
     assert facts["training"] == {"epochs": 3, "tokens": used.fit.size}
@@ -66,8 +69,90 @@ def test_tokens_of_a_training_are_those_of_its_text(
 def test_tokens_that_a_calibration_excludes_do_not_count(
     tmp_path: Path, recovery: str, tokens: int
 ) -> None:
-    facts = jobs.recovery_facts(config_with(tmp_path, {}, exclude_first=4), recovery)
+    facts = jobs.recovery_facts(config_with(tmp_path, {}, exclude_first=4), "own", recovery)
     assert (facts["calibration_tokens"], facts["training"]) == (tokens, None)
+
+
+EXTENDED = "results/m/calibration/own/windows.parquet"
+
+
+@pytest.mark.parametrize(
+    ("generated", "total", "file"),
+    [(0, WINDOWS, "results/m/windows/wikipedia/calibration.parquet"), (7, WINDOWS + 7, EXTENDED)],
+)
+def test_every_reader_gets_the_text_of_both_kinds(
+    tmp_path: Path, generated: int, total: int, file: str
+) -> None:
+    """One file and one number of windows for all that read it; tokens count in both kinds."""
+    config = config_with(tmp_path, {}, generated=generated)
+    assert jobs.calibration_windows(config, "m", "own") == file
+    assert jobs.corpus_windows(config, "m", "own").endswith("/wikipedia/calibration.parquet")
+    assert ("own" in jobs.extended_calibrations(config)) == (generated > 0)
+    specs = [
+        jobs.calibrate_spec(config, "own"),
+        jobs.measure_moments_spec(config, "own", "stream"),
+        jobs.build_patch_spec(config, "own", "branch-refit"),
+        jobs.rank_layers_spec(config, "smollm2-135m", "own", "sleb"),
+    ]
+    assert [spec["windows"] for spec in specs] == [total] * 4
+    facts = jobs.recovery_facts(config, "own", "least-squares")
+    assert facts["calibration_tokens"] == total * WINDOW
+    assert jobs.extend_windows_spec(config, "own") == {
+        "windows": WINDOWS,
+        "generated": generated,
+        "seed": 0,
+    }
+
+
+def test_a_training_on_extended_text_reads_both_kinds(tmp_path: Path) -> None:
+    entry = {"title": "Own", "method": "streamline_ffn", "params": {"epochs": 1}}
+    config = config_with(tmp_path, {"own": entry}, generated=15)
+    facts = jobs.recovery_facts(config, "own", "own")
+    params = methods.recovery_method("streamline_ffn").Params(epochs=1)
+    used = training_text(np.zeros((WINDOWS + 15, WINDOW), dtype=np.int64), params)
+    assert facts["training"] == {"epochs": 1, "tokens": used.fit.size}
+
+
+def with_rows(config: Config, table: str, *rows: dict[str, Any]) -> Config:
+    """Return the config with more rows in one of its tables."""
+    content = config.tables[table].model_dump(by_alias=True)
+    content["rows"] = [*content["rows"], *rows]
+    tables = config.tables | {table: TableDefinition.model_validate(content)}
+    return config.model_copy(update={"tables": tables})
+
+
+def test_a_row_is_built_on_the_calibration_that_it_names(tmp_path: Path) -> None:
+    """In a folder of its own, with the numbers of layers of its table, and facts of its text."""
+    config = config_with(tmp_path, {}, generated=7)
+    config.profile.tables["bases"]["smollm2-135m"] = (4, 2)
+    row = {"label": "A", "selection": "sleb", "recovery": "least-squares"}
+    more = with_rows(
+        config,
+        "bases",
+        {"id": "a", "calibration": "novels", **row},
+        {"id": "b", "calibration": "novels", **row},
+        {"id": "c", "calibration": "nowhere", **row},
+        {"id": "d", "calibration": "stories", **row, "recovery": "nothing"},
+    )
+    added = jobs.variants(more).keys() - jobs.variants(config).keys()
+    assert {(v.calibration, v.selection, v.recovery, v.n) for v in added} == {
+        ("novels", "sleb", "least-squares", n) for n in (2, 4)
+    }
+    plans = set(jobs.plan_folders(more)) - set(jobs.plan_folders(config))
+    assert {(p.calibration, p.n) for p in plans} == {
+        (calibration, n) for calibration in ("novels", "stories") for n in (2, 4)
+    }
+    assert jobs.selection_counts(more, "smollm2-135m", "novels", "sleb") == [2, 4]
+    assert jobs.rank_layers_spec(more, "smollm2-135m", "novels", "sleb")["counts"] == [4]
+    spec = parse_build_spec(jobs.build_tables_spec(more))
+    assert {spec.variants[v.folder].calibration for v in added} == {"novels"}
+    assert {spec.plans[p.plan_folder].calibration for p in plans} == {"novels", "stories"}
+    assert spec.calibration == "own"
+    own, other = (spec.recovery("least-squares", name) for name in (None, "novels"))
+    assert own is not None and own.calibration_tokens == (WINDOWS + 7) * WINDOW
+    assert other is not None and other.calibration_tokens == 32 * WINDOW
+    assert spec.recovery("least-squares", "nowhere") is None
+    assert spec.own_calibrations["stories"] == {}
 
 
 def test_levels_that_a_repair_is_unsuited_for_are_left_out_with_the_reason() -> None:
@@ -90,3 +175,181 @@ def test_a_method_without_an_opinion_takes_every_cut() -> None:
     assert methods.unsuited(method, 1) is None
     method.unsuited = lambda n: f"{n} is odd" if n % 2 else None  # type: ignore[attr-defined]
     assert [methods.unsuited(method, n) for n in (1, 2)] == ["1 is odd", None]
+
+
+FIT = [
+    {"corpus": "stories", "split": "calibration", "windows": 30},
+    {"corpus": "novels", "split": "calibration", "windows": 50},
+]
+HELDOUT = [{"corpus": "novels", "split": "validation", "windows": 8}]
+
+
+def config_that_trains(
+    folder: Path, settings: dict[str, Any], fit: list[dict[str, Any]] = FIT
+) -> Config:
+    """Return the default profile with a training of its own, shown in table 6."""
+    profile = yaml.safe_load(Path("config/config.yaml").read_text())
+    definitions = yaml.safe_load(Path("config/methods.yaml").read_text())
+    definitions["distillations"]["kl"] = settings
+    definitions["training_texts"] = {"own": {"fit": fit, "heldout": HELDOUT}}
+    path = folder / "methods.yaml"
+    path.write_text(yaml.safe_dump(definitions))
+    profile["definitions"] = ["config/models.yaml", "config/data.yaml", str(path)]
+    profile |= {"training_text": "own", "window_length": WINDOW}
+    return load_config(profile, ["config/config.yaml"])
+
+
+def test_a_training_reads_its_text_in_order_and_every_setting(tmp_path: Path) -> None:
+    config = config_that_trains(tmp_path, {"top_k": 7})
+    text = jobs.training_text(config)
+    windows = "results/smollm2-135m/windows"
+    fit = jobs.training_files("smollm2-135m", text.fit)
+    assert list(fit.items()) == [
+        ("stories", f"{windows}/stories/calibration.parquet"),
+        ("novels", f"{windows}/novels/calibration.parquet"),
+    ]
+    assert jobs.training_files("smollm2-135m", text.heldout) == {
+        "novels": f"{windows}/novels/validation.parquet"
+    }
+    spec = jobs.distill_spec(config, "linearpatch+ft")
+    settings = DistillationSettings(top_k=7)
+    assert DistillationSettings.model_validate(spec.pop("settings")) == settings
+    assert spec == {
+        "recovery": "linearpatch+ft",
+        "start": "linearpatch",
+        "distillation": "kl",
+        "fit": [30, 50],
+        "heldout": [8],
+        "seed": 0,
+    }
+
+
+def test_only_an_offline_training_reads_stored_targets(tmp_path: Path) -> None:
+    plan = jobs.Variant("m", "c", "s", 5)
+    found = {
+        epochs: jobs.teacher_manifest(
+            config_that_trains(tmp_path, {"epochs": epochs}), plan, "linearpatch+ft"
+        )
+        for epochs in (1, 3)
+    }
+    assert found == {1: None, 3: f"{plan.plan_folder}/teacher/linearpatch/kl/manifest.json"}
+
+
+def test_targets_depend_on_what_is_stored_alone(tmp_path: Path) -> None:
+    """The length of the training or its learning rate must not make a new store."""
+    specs = [
+        jobs.store_teacher_spec(config_that_trains(tmp_path, settings), "kl")
+        for settings in (
+            {"epochs": 3},
+            {"epochs": 5, "learning_rate": 0.1, "parametrisation": "diagonal"},
+            {"epochs": 3, "top_k": 9},
+            {"epochs": 3, "windows": 9},
+        )
+    ]
+    assert specs[0] == specs[1]
+    assert specs[0] not in specs[2:] and specs[2] != specs[3]
+    assert specs[2] == {
+        "distillation": "kl",
+        "settings": {"top_k": 9, "windows": None, "store_hidden": True},
+        "fit": [30, 50],
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize(("settings", "windows"), [({}, 80), ({"windows": 64}, 64)])
+def test_tokens_of_a_distillation_are_those_of_its_windows(
+    tmp_path: Path, settings: dict[str, int], windows: int
+) -> None:
+    config = config_that_trains(tmp_path, {"epochs": 2, **settings})
+    facts = jobs.recovery_facts(config, "wikipedia", "linearpatch+ft")
+    assert facts["calibration_tokens"] == windows * WINDOW
+    assert facts["training"] == {"epochs": 2, "tokens": windows * WINDOW}
+    assert facts["distillation"] == {
+        "objective": "logits_kl",
+        "top_k": 100,
+        "tail": False,
+        "parametrisation": "full",
+        "epochs": 2,
+        "windows": windows,
+        "length": WINDOW,
+        "mode": "fused",
+        "start": "linearpatch",
+    }
+    spec = parse_build_spec(jobs.build_tables_spec(config))
+    assert spec.recoveries["linearpatch"].distillation is None
+    distillation = spec.recoveries["linearpatch+ft"].distillation
+    assert distillation is not None and distillation.windows == windows
+
+
+def test_windows_that_are_counted_later_are_not_guessed(tmp_path: Path) -> None:
+    fit = [FIT[0], {**FIT[1], "windows": None}]
+    facts = jobs.recovery_facts(
+        config_that_trains(tmp_path, {}, fit), "wikipedia", "linearpatch+ft"
+    )
+    assert facts["distillation"]["windows"] is None
+    assert (facts["calibration_tokens"], facts["training"]["tokens"]) == (None, None)
+    limited = jobs.recovery_facts(
+        config_that_trains(tmp_path, {"windows": 12}, fit), "wikipedia", "linearpatch+ft"
+    )
+    assert limited["distillation"]["windows"] == 12
+
+
+def test_an_untrained_start_reads_no_text() -> None:
+    config = load_config(yaml.safe_load(Path("config/full.yaml").read_text()), ["config/full.yaml"])
+    facts = jobs.recovery_facts(config, "wikipedia", "streamline-ffn-start")
+    assert (facts["calibration_tokens"], facts["training"]) == (0, None)
+
+
+def test_a_distilled_repair_is_unsuited_where_its_start_is(tmp_path: Path) -> None:
+    config = config_that_trains(tmp_path, {})
+    recoveries = config.definitions.recoveries
+    start = recoveries["linearpatch+ft"].model_copy(update={"start": "streamline-layer"})
+    recoveries["linearpatch+ft"] = start
+    config.profile.tables["table06"]["smollm2-135m"] = (1, 5)
+    levels = {v.n for v in jobs.variants(config) if v.recovery == "linearpatch+ft"}
+    assert levels == {5}
+    assert list(jobs.recovery_facts(config, "wikipedia", "linearpatch+ft")["unsuited"]) == ["1"]
+
+
+def test_tables_read_the_curve_of_each_training(tmp_path: Path) -> None:
+    config = config_that_trains(tmp_path, {})
+    inputs = jobs.table_inputs(config)
+    trained = [
+        path.removesuffix("patch.manifest.json") + "training.parquet"
+        for path in inputs["patches"]
+        if "/linearpatch+ft/" in path
+    ]
+    assert inputs["training"] == trained and len(trained) == 1
+
+
+def test_each_patch_has_one_rule() -> None:
+    config = load_config(yaml.safe_load(Path("config/full.yaml").read_text()), ["config/full.yaml"])
+    built, trained = jobs.method_recoveries(config), jobs.distilled_recoveries(config)
+    assert sorted([*built, *trained]) == sorted(config.definitions.recoveries)
+    assert "linearpatch" in built and "linearpatch+ft" in trained
+
+
+def test_a_profile_without_training_text_plans_no_training() -> None:
+    config = load_config(
+        yaml.safe_load(Path("config/beyond.yaml").read_text()), ["config/beyond.yaml"]
+    )
+    assert jobs.table_inputs(config)["training"] == []
+    assert "linearpatch+ft" not in jobs.build_tables_spec(config)["recoveries"]
+    with pytest.raises(
+        LpstepsError, match=r"training_text: null: .* allowed: embedded, wikipedia-64, wikitext2"
+    ):
+        jobs.distill_spec(config, "linearpatch+ft")
+
+
+def test_memory_of_a_training(tmp_path: Path) -> None:
+    """The model twice, and activations of one pass: of a micro-batch where there is one."""
+    base = 2 * jobs.memory_mb(config_that_trains(tmp_path, {}), "smollm2-135m")
+    one = 16 * 4e-6 * WINDOW * 30 * 576
+    for settings, sequences in (
+        ({}, 1),
+        ({"batch": 6}, 6),
+        ({"batch": 6, "micro_batch": 2}, 2),
+    ):
+        config = config_that_trains(tmp_path, settings)
+        more = jobs.distill_mb(config, "smollm2-135m", "linearpatch+ft") - base
+        assert more == int(sequences * one)

@@ -165,7 +165,16 @@ def definitions() -> dict[str, object]:
             }
             for name in corpora
         },
-        "calibrations": {"wikipedia": {"corpus": "wikipedia", "windows": 3}},
+        "calibrations": {
+            "wikipedia": {"corpus": "wikipedia", "windows": 3},
+            "wikipedia+own": {"corpus": "wikipedia", "windows": 3, "generated": 2},
+        },
+        "training_texts": {
+            "tiny": {
+                "fit": [{"corpus": "wikipedia", "split": "calibration", "windows": 8}],
+                "heldout": [{"corpus": "novels", "split": "calibration", "windows": 2}],
+            }
+        },
     }
 
 
@@ -187,6 +196,7 @@ def profile() -> dict[str, object]:
             "qa": {"protocol": "harness", "benchmarks": {"arc_easy": 6, "copa": None}},
         },
         "calibration": "wikipedia",
+        "training_text": "tiny",
         "window_length": 32,
         "batch_tokens": 256,
         "dtype": "float32",
@@ -204,7 +214,8 @@ def methods() -> dict[str, object]:
 
 
 def rivals() -> dict[str, object]:
-    """A table of repairs that read moments, or run the model themselves."""
+    """A table of repairs that read moments, run the model, or are built on text of their own."""
+    own = {"selection": "llm-streamline", "recovery": "channel-scale"}
     return {
         "id": "rivals",
         "title": "Rivals",
@@ -213,7 +224,8 @@ def rivals() -> dict[str, object]:
         "rows": [
             {"id": name, "label": name, "selection": "llm-streamline", "recovery": name}
             for name in ("least-squares", "branch-refit")
-        ],
+        ]
+        + [{"id": "own-text", "label": "own text", **own, "calibration": "wikipedia+own"}],
     }
 
 

@@ -23,6 +23,13 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile["suites"]["perplexity"]["benchmarks"] = {"novels": 2}
     profile["suites"]["qa"]["benchmarks"] = {"copa": 8, "arc_easy": 8}
     profile["window_length"] = 128
+    profile["definitions"].append("config/reduced_text.yaml")
+    profile["training_text"] = "reduced"
+    text = {
+        "fit": [{"corpus": "novels", "split": "calibration", "windows": 64}],
+        "heldout": [{"corpus": "novels", "split": "validation", "windows": 8}],
+    }
+    write_yaml(project / "config/reduced_text.yaml", {"training_texts": {"reduced": text}})
     write_yaml(project / REDUCED, profile)
     return project
 
@@ -39,7 +46,7 @@ def test_real_model_and_data_end_in_a_page_of_sane_numbers(default: Path):
         return cells[f"table06/smollm2-135m/{level}/{row}/novels"]["value"]
 
     assert 20 < value("dense") < value("vanilla") < math.inf
-    assert value("dense") < value("linearpatch")
+    assert value("dense") < value("linearpatch+ft") < value("linearpatch")
     assert 0 < cells["table06/smollm2-135m/n3/linearpatch/qa_rp"]["value"] < 200
     assert (
         "Nothing to be done"

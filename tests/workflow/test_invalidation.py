@@ -204,10 +204,12 @@ MOMENTS = (
     SCORES + r".*least-squares/",
 )
 REFIT = (r"build_patch/.*branch-refit", SCORES + r".*branch-refit/")
+DISTILLED = ("distill/", SCORES + r".*linearpatch\+ft/")
 STATISTICS = (
     "calibrate/",
     # The plan behind a ranking from statistics may be another one.
     "measure_moments/",
+    "distill/",
     r"(rank_layers|choose_layers)/.*(shortgpt|llm-streamline)",
     r"build_patch/.*(shortgpt|llm-streamline|linearpatch|channel-scale)",
     SCORES + r"calibration/.*(shortgpt|llm-streamline|linearpatch|channel-scale)",
@@ -233,7 +235,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "repair method of two entries": (
         code("lpsteps/recovery/linearpatch.py"),
-        (r"build_patch/.*linearpatch", SCORES + r".*linearpatch", *REPORT),
+        (r"(build_patch|distill)/.*linearpatch", SCORES + r".*linearpatch", *REPORT),
     ),
     "repair that does nothing": (
         code("lpsteps/recovery/none.py"),
@@ -260,15 +262,43 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "layer removal": (
         code("lpsteps/models/surgery.py"),
         # Least squares can take its statistics from the model as repaired so far.
-        (SCORES, r"build_patch/.*least-squares", *REPORT),
+        (SCORES, r"build_patch/.*least-squares", "distill/", *REPORT),
     ),
     "pass for the moments": (code("lpsteps/models/gap_moments.py"), (*MOMENTS, *REPORT)),
     "solver of the least squares": (code("lpsteps/least_squares.py"), (*MOMENTS[1:], *REPORT)),
     "repair that runs the model": (code("lpsteps/models/refit.py"), (*REFIT, *REPORT)),
+    "training": (code("lpsteps/training.py"), (*DISTILLED, *REPORT)),
+    "setting of a distillation": (
+        configure("config/methods.yaml", lambda c: c["distillations"]["kl"].update(clip=1.0)),
+        (*DISTILLED, *REPORT),
+    ),
+    "setting of a distillation that no variant uses": (
+        configure("config/methods.yaml", lambda c: c["distillations"]["kl-own"].update(clip=1.0)),
+        NOTHING,
+    ),
+    "epochs enough to store the targets": (
+        configure("config/methods.yaml", lambda c: c["distillations"]["kl"].update(epochs=3)),
+        ("store_teacher/", *DISTILLED, *REPORT),
+    ),
+    "start of a training": (
+        configure(
+            "config/methods.yaml",
+            lambda c: c["recoveries"]["linearpatch+ft"].update(start="channel-scale"),
+        ),
+        (*DISTILLED, *REPORT),
+    ),
+    "number of training windows": (
+        configure(
+            "config/tiny_definitions.yaml",
+            lambda c: c["training_texts"]["tiny"]["fit"][0].update(windows=6),
+        ),
+        (*DISTILLED, *REPORT),
+    ),
     "tokenising": (
         code("lpsteps/data/windows.py"),
         (
             "tokenize_corpus/",
+            "extend_windows/",
             *STATISTICS,
             *MOMENTS,
             *REFIT,
@@ -279,7 +309,14 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "choice of layers": (
         code("lpsteps/steps/choose_layers.py"),
-        ("choose_layers/", "measure_moments/", "build_patch/", SCORES + "calibration/", *REPORT),
+        (
+            "choose_layers/",
+            "measure_moments/",
+            "build_patch/",
+            "distill/",
+            SCORES + "calibration/",
+            *REPORT,
+        ),
     ),
     "cells of the tables": (code("lpsteps/report/cells.py"), REPORT),
     "page": (code("lpsteps/report/page.py"), ("render_report/",)),
@@ -331,10 +368,17 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "number of calibration windows": (
         configure(
             "config/tiny_definitions.yaml",
-            lambda c: c["calibrations"]["wikipedia"].update(windows=2),
+            lambda c: [entry.update(windows=2) for entry in c["calibrations"].values()],
         ),
         # What runs the model itself reads the same windows.
-        (*STATISTICS, *MOMENTS, *REFIT, PLAN + "sleb", *REPORT),
+        ("extend_windows/", *STATISTICS, *MOMENTS, *REFIT, PLAN + "sleb", *REPORT),
+    ),
+    "number of windows of the model's own": (
+        configure(
+            "config/tiny_definitions.yaml",
+            lambda c: c["calibrations"]["wikipedia+own"].update(generated=3),
+        ),
+        ("extend_windows/", r"wikipedia\+own", *REPORT),
     ),
     "another pruning level": (
         configure(PROFILE, lambda c: c["tables"]["table08"].update(tiny=[2, 1, 3])),
@@ -384,7 +428,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "lock file": (append("requirements.lock", "another==1.0\n"), ("",)),
     "function renamed that two steps use": (
         rename_function,
-        ("choose_layers/", "measure_moments/", "build_patch/", SCORES, *REPORT),
+        ("choose_layers/", "measure_moments/", "build_patch/", "distill/", SCORES, *REPORT),
     ),
     "writer of all files": (code("lpsteps/artifacts.py"), ("",)),
 }

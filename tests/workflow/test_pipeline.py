@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from project import CHECKOUT, PROFILE, make_project, snakemake, start_snakemake
@@ -26,6 +27,30 @@ def test_every_cell_is_measured_or_says_why_not(finished: Path):
     cell = cells["table02/tiny/n2/llm-streamline+linearpatch/wikipedia"]
     score = json.loads((finished / cell["source"]["path"]).read_text())
     assert cell["value"] == score["value"] and cell["n"] == 2 and cell["limited"]
+
+
+def test_a_row_may_have_text_of_its_own(finished: Path):
+    """The extended text lies behind the row's number, and behind no other."""
+    tables = json.loads((finished / "reports/tables.json").read_text())
+    cells = {cell["id"]: cell for cell in tables["cells"]}
+    own, other = (
+        f"results/tiny/calibration/{calibration}/selection/llm-streamline/n2/channel-scale"
+        for calibration in ("wikipedia+own", "wikipedia")
+    )
+    assert cells["rivals/tiny/n2/own-text/novels"]["variant"] == own
+    assert cells["table06/tiny/n2/channel-scale/novels"]["variant"] == other
+    windows = "results/tiny/calibration/wikipedia+own/windows.parquet"
+    kinds = pq.read_table(finished / windows)["documents"].to_pylist()
+    assert kinds.count(["generated"]) == 2 and kinds.count(["corpus"]) == 3
+    artifacts = tables["artifacts"]
+    assert artifacts[windows]["rule"] == "extend_windows"
+
+    def behind(path: str) -> set[str]:
+        sources = artifacts[path]["inputs"]
+        return {path}.union(*map(behind, sources))
+
+    assert windows in behind(f"{own}/scores/novels.json")
+    assert windows not in behind(f"{other}/scores/novels.json")
 
 
 def test_finished_project_has_nothing_to_do(finished: Path):
@@ -73,12 +98,33 @@ def test_killed_run_continues(copy: Path):
     assert all(path.is_file() for path in scores)
 
 
+def test_stored_targets_train_like_the_teacher_itself(copy: Path, edit):
+    """Offline and fused are two ways to the same losses, through rules of their own."""
+    edit(copy / "config/methods.yaml", "    objective: logits_kl\n", "    mode: offline\n")
+    (folder,) = (copy / "results/tiny").rglob("linearpatch+ft")
+    fused = pq.read_table(folder / "training.parquet").to_pydict()
+    target = (folder / "patch.manifest.json").relative_to(copy)
+    run = snakemake(copy, str(target))
+    assert run.returncode == 0, run.stdout
+    assert (folder.parent / "teacher/linearpatch/kl/manifest.json").is_file()
+    stored = pq.read_table(folder / "training.parquet").to_pydict()
+    assert len(fused["step"]) == 9
+    for name, values in fused.items():
+        assert stored[name] == pytest.approx(values, abs=1e-5), name
+
+
 MISTAKES = {
     "mistyped method": (
         "config/methods.yaml",
         "method: channel_scale",
         "method: chanel_scale",
         "recoveries.channel-scale: recovery method 'chanel_scale' does not exist: did you mean 'channel_scale'?",
+    ),
+    "mistyped training text": (
+        PROFILE,
+        "training_text: tiny",
+        "training_text: tinny",
+        "training_text: training text 'tinny' is not defined; did you mean 'tiny'?",
     ),
     "missing model": (
         PROFILE,

@@ -1,4 +1,4 @@
-"""One pass over calibration text: the statistics that every metric and repair reads."""
+"""Calibration text, and one pass over it: the statistics that every metric and repair reads."""
 
 
 rule choose_dtype:
@@ -21,6 +21,38 @@ rule choose_dtype:
     shell:
         "python -m lpsteps.steps.choose_dtype --model {input.model}"
         " --compute {output.compute} --spec {params.spec:q} --log {log}"
+
+
+rule extend_windows:
+    input:
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        windows=lambda wildcards: jobs.corpus_windows(
+            CONFIG, wildcards.model, wildcards.calibration
+        ),
+    output:
+        extended="results/{model}/calibration/{calibration}/windows.parquet",
+        record=record("results/{model}/calibration/{calibration}/windows.parquet"),
+    log:
+        "logs/extend_windows/{model}.{calibration}.log",
+    benchmark:
+        "results/runtime/extend_windows/{model}.{calibration}.tsv"
+    wildcard_constraints:
+        calibration=alternatives(jobs.extended_calibrations(CONFIG)),
+    threads: ALL_CORES
+    resources:
+        # The keys and values of the windows that are written side by side lie beside the model.
+        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
+    params:
+        spec=lambda wildcards: jobs.extend_windows_spec(CONFIG, wildcards.calibration),
+        code=code("lpsteps.steps.extend_windows"),
+        env=ENVIRONMENT,
+    message:
+        "Adding text of {wildcards.model}'s own to {wildcards.calibration}"
+    shell:
+        "python -m lpsteps.steps.extend_windows --model {input.model}"
+        " --compute {input.compute} --windows {input.windows} --extended {output.extended}"
+        " --spec {params.spec:q} --log {log}"
 
 
 rule calibrate:

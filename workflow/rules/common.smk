@@ -87,20 +87,40 @@ def selection_inputs(wildcards):
     return files
 
 
+def plan_of(wildcards):
+    """The plan of a job that reads one."""
+    return jobs.Variant(
+        wildcards.model, wildcards.calibration, wildcards.selection, int(wildcards.n)
+    )
+
+
 def recovery_inputs(wildcards):
     """Statistics, moments, text or nothing: what the recovery's method needs beside the model."""
     needs = jobs.recovery_needs(CONFIG, wildcards.recovery)
     files = calibration_inputs(wildcards, needs)
     kind = moments_kind(needs)
     if kind is not None:
-        plan = jobs.Variant(
-            wildcards.model,
-            wildcards.calibration,
-            wildcards.selection,
-            int(wildcards.n),
+        files["moments"] = (
+            f"{plan_of(wildcards).plan_folder}/moments/{kind}.manifest.json"
         )
-        files["moments"] = f"{plan.plan_folder}/moments/{kind}.manifest.json"
     return files
+
+
+def training_inputs(wildcards):
+    """The patch to start from, and the stored targets where there are any."""
+    plan = plan_of(wildcards)
+    start = jobs.distilled(CONFIG, wildcards.recovery).start
+    teacher = jobs.teacher_manifest(CONFIG, plan, wildcards.recovery)
+    return {
+        "start": f"{plan.plan_folder}/{start}/patch.manifest.json",
+        **({"teacher": teacher} if teacher else {}),
+    }
+
+
+def training_text(wildcards, part):
+    """`{corpus: windows}` of a part of the training text, `fit` or `heldout`."""
+    sources = getattr(jobs.training_text(CONFIG), part)
+    return jobs.training_files(wildcards.model, sources)
 
 
 # The step program's option for each benchmark's data.
@@ -108,10 +128,12 @@ DATA_OPTION = {"perplexity": "windows", "harness": "data"}
 
 
 def variant_inputs(wildcards):
-    """The plan and the patch; nothing for the dense model."""
+    """The plan and the patch, or what stays of the width; nothing for the dense model."""
     variant = jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
     if not variant.n:
         return {}
+    if variant.width:
+        return {"width-manifest": f"{variant.folder}/width.manifest.json"}
     manifest = f"{variant.folder}/patch.manifest.json"
     return {
         "plan": f"{variant.plan_folder}/plan.json",
@@ -119,8 +141,8 @@ def variant_inputs(wildcards):
     }
 
 
-def suite_options(option, files):
-    """Command-line options `--option benchmark=path` for each benchmark of a suite."""
+def named_options(option, files):
+    """Command-line options `--option name=path` for each of the files."""
     return " ".join(f"--{option} {name}={path}" for name, path in files.items())
 
 
@@ -135,4 +157,7 @@ wildcard_constraints:
     n=r"\d+",
     moments=alternatives(MOMENTS_KINDS),
     recovery=alternatives(CONFIG.definitions.recoveries),
-    lineage=r"dense|calibration/[^/]+/selection/[^/]+/n\d+/[^/]+",
+    start=alternatives(jobs.method_recoveries(CONFIG)),
+    distillation=alternatives(CONFIG.definitions.distillations),
+    width=alternatives(CONFIG.definitions.width_prunings),
+    lineage=r"dense|calibration/[^/]+/(selection/[^/]+/n\d+/[^/]+|width/[^/]+/n\d+)",

@@ -37,13 +37,13 @@ for suite, entry in CONFIG.profile.suites.items():
             env=ENVIRONMENT,
             step=f"lpsteps.steps.evaluate_{entry.protocol}",
             variant=lambda wildcards: options(
-                variant_inputs(wildcards), "plan", "patch-manifest"
+                variant_inputs(wildcards), "plan", "patch-manifest", "width-manifest"
             ),
-            data=lambda wildcards, suite=suite, protocol=entry.protocol: suite_options(
+            data=lambda wildcards, suite=suite, protocol=entry.protocol: named_options(
                 DATA_OPTION[protocol],
                 jobs.suite_inputs(CONFIG, wildcards.model, suite),
             ),
-            scores=lambda wildcards, names=tuple(entry.benchmarks): suite_options(
+            scores=lambda wildcards, names=tuple(entry.benchmarks): named_options(
                 "score",
                 {
                     name: f"results/{wildcards.model}/{wildcards.lineage}/scores/{name}.json"

@@ -60,6 +60,8 @@ rule build_patch:
         "logs/build_patch/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
     benchmark:
         "results/runtime/build_patch/{model}.{calibration}.{selection}.n{n}.{recovery}.tsv"
+    wildcard_constraints:
+        recovery=alternatives(jobs.method_recoveries(CONFIG)),
     threads:
         lambda wildcards: (
             ALL_CORES

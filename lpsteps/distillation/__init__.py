@@ -1,0 +1,1 @@
+"""Distilling a dense model into the patch of a pruned one."""

@@ -1,0 +1,1 @@
+"""Width pruning methods, one module each; see :mod:`lpsteps.width.base`."""

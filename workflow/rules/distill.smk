@@ -1,0 +1,82 @@
+"""Train a patch so that the pruned model predicts what the dense model does.
+
+Trainings of several epochs read the dense model's predictions from a store; others run it again.
+"""
+
+
+rule store_teacher:
+    input:
+        plan=f"{PLAN_FOLDER}/plan.json",
+        start=f"{PLAN_FOLDER}/{{start}}/patch.manifest.json",
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        fit=lambda wildcards: list(training_text(wildcards, "fit").values()),
+    output:
+        manifest=f"{PLAN_FOLDER}/teacher/{{start}}/{{distillation}}/manifest.json",
+        record=record(f"{PLAN_FOLDER}/teacher/{{start}}/{{distillation}}/manifest.json"),
+    log:
+        "logs/store_teacher/{model}.{calibration}.{selection}.n{n}.{start}.{distillation}.log",
+    benchmark:
+        "results/runtime/store_teacher/{model}.{calibration}.{selection}.n{n}.{start}.{distillation}.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
+    params:
+        spec=lambda wildcards: jobs.store_teacher_spec(CONFIG, wildcards.distillation),
+        code=code("lpsteps.steps.store_teacher"),
+        env=ENVIRONMENT,
+        text=lambda wildcards: named_options("fit", training_text(wildcards, "fit")),
+    message:
+        "Storing what {wildcards.model} predicts for {wildcards.distillation},"
+        " {wildcards.selection}, {wildcards.n} layers"
+    shell:
+        "python -m lpsteps.steps.store_teacher --plan {input.plan} --start {input.start}"
+        " --model {input.model} --compute {input.compute} {params.text}"
+        " --manifest {output.manifest} --spec {params.spec:q} --log {log}"
+
+
+rule distill:
+    input:
+        unpack(training_inputs),
+        plan=f"{PLAN_FOLDER}/plan.json",
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        fit=lambda wildcards: list(training_text(wildcards, "fit").values()),
+        heldout=lambda wildcards: list(training_text(wildcards, "heldout").values()),
+    output:
+        patch=f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors",
+        manifest=f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json",
+        training=f"{PLAN_FOLDER}/{{recovery}}/training.parquet",
+        records=[
+            record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
+            record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
+            record(f"{PLAN_FOLDER}/{{recovery}}/training.parquet"),
+        ],
+    log:
+        "logs/distill/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
+    benchmark:
+        "results/runtime/distill/{model}.{calibration}.{selection}.n{n}.{recovery}.tsv"
+    wildcard_constraints:
+        recovery=alternatives(jobs.distilled_recoveries(CONFIG)),
+    threads: ALL_CORES
+    resources:
+        mem_mb=lambda wildcards: jobs.distill_mb(
+            CONFIG, wildcards.model, wildcards.recovery
+        ),
+    params:
+        spec=lambda wildcards: jobs.distill_spec(CONFIG, wildcards.recovery),
+        code=code("lpsteps.steps.distill"),
+        env=ENVIRONMENT,
+        text=lambda wildcards: " ".join(
+            named_options(part, training_text(wildcards, part))
+            for part in ("fit", "heldout")
+        ),
+        teacher=lambda wildcards: options(training_inputs(wildcards), "teacher"),
+    message:
+        "Distilling {wildcards.recovery} for {wildcards.model}, {wildcards.selection},"
+        " {wildcards.n} layers"
+    shell:
+        "python -m lpsteps.steps.distill --plan {input.plan} --start {input.start}"
+        " --model {input.model} --compute {input.compute} {params.text} {params.teacher}"
+        " --patch {output.patch} --manifest {output.manifest} --training {output.training}"
+        " --spec {params.spec:q} --log {log}"

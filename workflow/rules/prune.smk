@@ -1,0 +1,42 @@
+"""Prune heads and channels in place of layers: what stays, spoken for by a small manifest."""
+
+WIDTH_FOLDER = "results/{model}/calibration/{calibration}/width/{width}/n{n}"
+
+
+rule prune_width:
+    input:
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        windows=lambda wildcards: jobs.calibration_windows(
+            CONFIG, wildcards.model, wildcards.calibration
+        ),
+    output:
+        tensors=f"{WIDTH_FOLDER}/width.safetensors",
+        manifest=f"{WIDTH_FOLDER}/width.manifest.json",
+        records=[
+            record(f"{WIDTH_FOLDER}/width.safetensors"),
+            record(f"{WIDTH_FOLDER}/width.manifest.json"),
+        ],
+    log:
+        "logs/prune_width/{model}.{calibration}.{width}.n{n}.log",
+    benchmark:
+        "results/runtime/prune_width/{model}.{calibration}.{width}.n{n}.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=lambda wildcards: jobs.prune_width_mb(CONFIG, wildcards.model),
+    params:
+        spec=lambda wildcards: jobs.prune_width_spec(
+            CONFIG, wildcards.calibration, wildcards.width, int(wildcards.n)
+        ),
+        code=lambda wildcards: code(
+            "lpsteps.steps.prune_width",
+            *jobs.width_modules(CONFIG, wildcards.width),
+        ),
+        env=ENVIRONMENT,
+    message:
+        "Pruning the width of {wildcards.model} by {wildcards.width}, as much as"
+        " {wildcards.n} layers"
+    shell:
+        "python -m lpsteps.steps.prune_width --model {input.model} --compute {input.compute}"
+        " --windows {input.windows} --tensors {output.tensors} --manifest {output.manifest}"
+        " --spec {params.spec:q} --log {log}"
