@@ -9,13 +9,16 @@ from transformers import PreTrainedModel
 
 from lpsteps.progress import track
 
+# Keys and values held at a time, as float32. How many windows go side by side decides over the
+# draws, so it depends on the model alone and not on the free memory.
+CACHE_BYTES = 4 << 30
+
 
 def sample_windows(
     model: PreTrainedModel,
     starts: npt.NDArray[np.int64],
     length: int,
     *,
-    batch: int,
     seed: int,
 ) -> npt.NDArray[np.int64]:
     """Continue first tokens to windows, each next token drawn from the model's distribution.
@@ -27,13 +30,13 @@ def sample_windows(
         model: A causal language model in evaluation mode.
         starts: First tokens of the windows, `[windows, tokens]`, at least one each.
         length: Tokens per window, those of `starts` included.
-        batch: Windows that are continued side by side. Their keys and values are held in memory.
         seed: Seed of the draws.
 
     Returns:
         Token ids `[windows, length]`.
     """
     generator = torch.Generator().manual_seed(seed)
+    batch = max(1, CACHE_BYTES // _cache_bytes_per_window(model, length))
     blocks = range(0, len(starts), batch)
     given = starts.shape[1]
     windows = np.empty((len(starts), length), dtype=np.int64)
@@ -55,3 +58,10 @@ def sample_windows(
         probabilities = torch.softmax(output.logits[:, -1].float(), dim=-1).cpu()
         rows[:, position] = torch.multinomial(probabilities, 1, generator=generator)[:, 0].numpy()
     return windows
+
+
+def _cache_bytes_per_window(model: PreTrainedModel, length: int) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * length * 4)

@@ -35,7 +35,6 @@ class Settings(BaseModel):
 
     windows: int = Field(ge=1, description="Windows of the corpus, the first ones")
     generated: int = Field(ge=1, description="Windows of the model's own")
-    batch: int = Field(default=48, ge=1, description="Windows that are generated side by side")
     seed: int = Field(default=0, ge=0, description="Seed of the first tokens and of the draws")
 
 
@@ -66,7 +65,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     vocabulary = model.config.get_text_config().vocab_size
     # Any token may come first: models do not agree on one that starts a text.
     starts = np.random.default_rng(settings.seed).integers(vocabulary, size=(settings.generated, 1))
-    own = sample_windows(model, starts, text.shape[1], batch=settings.batch, seed=settings.seed)
+    own = sample_windows(model, starts, text.shape[1], seed=settings.seed)
 
     queues = {False: iter(text), True: iter(own)}
     places = spread(len(text), len(own))

@@ -42,7 +42,7 @@ rule extend_windows:
     threads: ALL_CORES
     resources:
         # The keys and values of the windows that are written side by side lie beside the model.
-        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
+        mem_mb=lambda wildcards: 4500 + jobs.memory_mb(CONFIG, wildcards.model),
     params:
         spec=lambda wildcards: jobs.extend_windows_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.extend_windows"),
