@@ -25,6 +25,7 @@ BENCH_PLAN := results/smollm2-135m/calibration/wikipedia/selection/llm-streamlin
 bench: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) $(BENCH_WINDOWS) $(BENCH_PLAN)/linearpatch/patch.manifest.json
 	$(BIN)/python -m benchmarks.distillation --model resources/models/smollm2-135m/manifest.json \
+		--compute results/smollm2-135m/compute.json \
 		--plan $(BENCH_PLAN)/plan.json --patch $(BENCH_PLAN)/linearpatch/patch.manifest.json \
 		--windows $(BENCH_WINDOWS) $(BENCH_ARGUMENTS)
 

@@ -8,11 +8,13 @@ per step as in the released code:
   and backward, from these targets. This is what the released code does, without its crashes.
 - *official, further epoch*: the second half of it alone.
 - *fused*: teacher and student in one pass.
-- *offline, further epoch*: the student from stored targets and stored hidden states.
+- *offline, further epoch*: the student from the targets and hidden states that the step
+  ``store_teacher`` has stored, read and decoded in each run.
 - Both also with batches of several windows, which the released code cannot do.
 
 The arithmetic bound of a step is the time that its floating-point operations would take at the rate
-that a bare forward pass of the decoder stack reaches here. It counts what the gradient needs: the
+that a bare forward pass of the decoder stack reaches here, with attention between all pairs of
+positions. It counts what the gradient needs: the
 dense stack and the teacher's logits (fused only), the student's layers behind the cut forward, the
 gradient of their activations, and the patch.
 """
@@ -21,11 +23,17 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import log_softmax
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
@@ -39,10 +47,10 @@ from benchmarks.measure import (
 )
 from lpsteps.data.window_file import first_windows
 from lpsteps.distillation.distiller import Distiller
-from lpsteps.distillation.divergence import TeacherTargets
 from lpsteps.distillation.settings import DistillationSettings
+from lpsteps.distillation.teacher_store import TeacherStore
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, torch_dtype
+from lpsteps.models.loading import configure_torch, load_model, read_compute
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import PatchSet, read_patches
 from lpsteps.plan import Plan, read_plan
@@ -71,12 +79,13 @@ class Bench:
         """Load the model and the start."""
         configure_torch()
         self.settings = DistillationSettings(top_k=arguments.top_k)
+        self.teacher: Path = arguments.teacher
         self.plan: Plan = read_plan(arguments.plan)
         self.start: PatchSet = read_patches(arguments.patch)
         if self.start.replacements:
             raise SystemExit(f"error: {arguments.patch}: take a start that replaces no weights")
-        self.dtype = torch_dtype(arguments.dtype)
-        self.model = load_model(arguments.model.parent, self.dtype)
+        compute = read_compute(arguments.compute)
+        self.model = load_model(arguments.model.parent, compute.dtype, device=compute.device)
         windows = first_windows(arguments.windows, arguments.count)
         self.windows = [*torch.from_numpy(windows)[:, None].to(self.model.device)]
 
@@ -178,14 +187,14 @@ class Bench:
     def _offline(self, size: int) -> Step:
         distiller, adamw = self._distiller()
         batches = self._batches(size)
-        stored: list[tuple[TeacherTargets, torch.Tensor]] = []
+        store = TeacherStore(self.teacher)
 
-        def run() -> None:
-            if not stored:
-                stored.extend(distiller.targets(batch) for batch in batches)
-            self._trained(adamw, batches, lambda n: distiller.stored_loss(batches[n], *stored[n]))
+        def loss(number: int) -> torch.Tensor:
+            first = number * size
+            targets, hidden = store.read(np.arange(first, first + len(batches[number])))
+            return distiller.stored_loss(batches[number], targets, hidden)
 
-        return run
+        return lambda: self._trained(adamw, batches, loss)
 
     def bounds(self) -> dict[str, float]:
         """Return the operations that each contender needs over those of a bare forward pass."""
@@ -220,13 +229,16 @@ class Bench:
 
 def _operations(run: Callable[[], object], windows: Sequence[torch.Tensor]) -> float:
     """Return the floating-point operations per window."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Fused attention is not counted on every device, the products that it consists of are.
+    unfused = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), unfused, FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops()) / len(windows)
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation")
+    parser.add_argument("--compute", type=Path, required=True, help="compute.json of this machine")
     parser.add_argument("--model", type=Path, required=True, help="manifest of the model's folder")
     parser.add_argument("--plan", type=Path, required=True, help="plan with one gap, JSON")
     parser.add_argument("--patch", type=Path, required=True, help="manifest of the start")
@@ -234,24 +246,48 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=2 * BATCH, help="windows per run")
     parser.add_argument("--repetitions", type=int, default=7, help="measured runs")
     parser.add_argument("--top-k", type=int, default=100, help="outcomes per position")
-    parser.add_argument("--dtype", default="float32", help="dtype of the model")
+    parser.add_argument("--teacher", type=Path, help="manifest of stored targets; null: made here")
     parser.add_argument("--only", choices=NAMES, help="run one twice and print its peak memory")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
-    """Measure and write ``results/distillation.json``."""
-    arguments = _arguments()
-    if arguments.only:
-        run = Bench(arguments).contender(arguments.only)
-        run()
-        run()
-        print(peak_memory_bytes())
-        return
+def store_targets(arguments: argparse.Namespace, folder: Path) -> Path:
+    """Run the step that stores targets, and return their manifest."""
+    manifest = folder / "teacher" / "manifest.json"
+    spec = {
+        "settings": {"top_k": arguments.top_k, "windows": arguments.count},
+        "fit": [arguments.count],
+    }
+    options = {
+        "--plan": arguments.plan,
+        "--start": arguments.patch,
+        "--model": arguments.model,
+        "--compute": arguments.compute,
+        "--fit": f"text={arguments.windows}",
+        "--manifest": manifest,
+        "--spec": json.dumps(spec),
+    }
+    command = [str(word) for option in options.items() for word in option]
+    subprocess.run([sys.executable, "-m", "lpsteps.steps.store_teacher", *command], check=True)
+    return manifest
+
+
+def measured(arguments: argparse.Namespace, given: Sequence[str]) -> dict[str, Any]:
+    """Measure all contenders.
+
+    Args:
+        arguments: The parsed command line, with stored targets.
+        given: The same as words, for the processes that measure memory.
+
+    Returns:
+        What ``results/distillation.json`` holds.
+    """
     # Before this process grows: a process starts with the peak of the one that it comes from.
+    # Another epoch of the official procedure is left out, because it makes its targets here.
     peaks = {
-        name: peak_memory_of("benchmarks.distillation", *sys.argv[1:], "--only", name)
+        name: peak_memory_of("benchmarks.distillation", *given, "--only", name)
         for name in NAMES
+        if name != OFFICIAL_EPOCH
     }
     bench = Bench(arguments)
     seconds = interleaved_seconds(
@@ -260,10 +296,13 @@ def main() -> None:
     bare = seconds["bare forward"]
     relative = {name: median_of_ratios(values, bare) for name, values in seconds.items()}
     bounds = bench.bounds()
-    result = {
-        "peak_memory_bytes": peaks,
+    rivals = {
+        **dict.fromkeys((FUSED, FUSED_BATCH), OFFICIAL),
+        **dict.fromkeys((OFFLINE_EPOCH, OFFLINE_BATCH), OFFICIAL_EPOCH),
+    }
+    return {
         "settings": {
-            "dtype": arguments.dtype,
+            "dtype": str(bench.model.dtype).removeprefix("torch."),
             "gap": list(bench.plan.gaps[0]),
             "layers": bench.plan.n_layers,
             "repetitions": arguments.repetitions,
@@ -277,17 +316,29 @@ def main() -> None:
         "bare_forwards": {name: round(value, 3) for name, value in relative.items()},
         "speedup": {
             name: round(median_of_ratios(seconds[rival], seconds[name]), 3)
-            for rival, names in (
-                (OFFICIAL, (FUSED, FUSED_BATCH)),
-                (OFFICIAL_EPOCH, (OFFLINE_EPOCH, OFFLINE_BATCH)),
-            )
-            for name in names
+            for name, rival in rivals.items()
         },
+        "arithmetic_bound_bare_forwards": {name: round(bound, 3) for name, bound in bounds.items()},
         "over_arithmetic_bound": {
             name: round(relative[name] / bound, 3) for name, bound in bounds.items()
         },
-        "arithmetic_bound_bare_forwards": {name: round(bound, 3) for name, bound in bounds.items()},
+        "peak_memory_bytes": peaks,
     }
+
+
+def main() -> None:
+    """Measure and write ``results/distillation.json``."""
+    arguments = _parser().parse_args()
+    if arguments.only:
+        run = Bench(arguments).contender(arguments.only)
+        run()
+        run()
+        print(peak_memory_bytes())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.teacher = store_targets(arguments, Path(folder))
+        given = [*sys.argv[1:], "--teacher", str(arguments.teacher)]
+        result = measured(arguments, given)
     path = write_result("distillation", result)
     for key, value in result.items():
         print(f"{key}: {value}")

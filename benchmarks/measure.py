@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lpsteps.artifacts import write_json
+from lpsteps.fingerprint import ROOT
 from lpsteps.progress import track
-from lpsteps.provenance import imported_libraries, machine
+from lpsteps.provenance import git_state, machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,9 +62,14 @@ def peak_memory_of(module: str, *arguments: str) -> int:
 
 
 def write_result(name: str, facts: Mapping[str, Any]) -> Path:
-    """Write a result with the machine and the versions that it was measured with."""
+    """Write a result with the commit, the machine and the versions that it was measured with."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    libraries = imported_libraries()
-    write_json(path, {**facts, "machine": machine(), "libraries": libraries})
+    this = machine()
+    context = {
+        "commit": git_state(ROOT),
+        "machine": {key: this[key] for key in ("processor", "cores", "gpu") if key in this},
+        "libraries": {package: version(package) for package in ("numpy", "torch", "transformers")},
+    }
+    write_json(path, {**facts, **context})
     return path

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError, nearest
@@ -141,10 +150,22 @@ class Corpus(Section):
         description="All windows in order, random windows of documents, or windows at random "
         "offsets of the joined documents",
     )
-    count: Positive | None = Field(default=None, description="Number of windows; null for all")
+    count: Positive | None = Field(
+        default=None,
+        validate_default=True,
+        description="Number of windows; null for all consecutive ones",
+    )
     length: Positive | None = Field(
         default=None, description="Tokens per window; null: the profile's"
     )
+
+    @field_validator("count")
+    @classmethod
+    def _random_windows_are_counted(cls, count: int | None, info: ValidationInfo) -> int | None:
+        sampling = info.data.get("sampling", "consecutive")
+        if count is None and sampling != "consecutive":
+            raise ValueError(f"null: sampling {sampling} has no natural end; give a number")
+        return count
 
 
 class Calibration(Section):
@@ -386,13 +407,27 @@ def _check_training_texts(definitions: Definitions) -> None:
                 _require(f"{where}.{part}.{source.corpus}", "partition", source.split, partitions)
                 if corpora.count(source.corpus) > 1:
                     raise LpstepsError(f"{where}.{part}: corpus '{source.corpus}' is listed twice")
-        fitted = {(source.corpus, source.split) for source in text.fit}
         for source in text.heldout:
-            if (source.corpus, source.split) in fitted:
-                raise LpstepsError(
-                    f"{where}.heldout: {source.corpus}: partition '{source.split}' is trained on; "
-                    "hold out another one"
-                )
+            for fitted in text.fit:
+                overlap = _overlap(definitions, source, fitted.corpus, fitted.split)
+                if overlap is not None:
+                    raise LpstepsError(
+                        f"{where}.heldout: {source.corpus}: {overlap} is trained on; hold out "
+                        "other text"
+                    )
+
+
+def _overlap(definitions: Definitions, source: TextSource, corpus: str, split: str) -> str | None:
+    """Return what a source may have in common with a partition of a corpus, or None.
+
+    Partitions of one corpus are disjoint. Two corpora of the same data divide it each in its own
+    way.
+    """
+    if source.corpus == corpus:
+        return f"partition '{split}'" if source.split == split else None
+    one, other = definitions.corpora[source.corpus], definitions.corpora[corpus]
+    same = (one.dataset, one.split) == (other.dataset, other.split)
+    return f"the same data, through corpus '{corpus}'," if same else None
 
 
 def _check_definitions(definitions: Definitions) -> None:
@@ -463,17 +498,29 @@ def _unavailable_split(config: Config, dataset: str, split: str) -> str | None:
 
 
 def _check_training_text(config: Config) -> None:
-    """Check that the text of the distilled recoveries is there, and its windows of one length."""
+    """Check that the text of the distilled recoveries is there, long enough, and not scored.
+
+    Its windows must be of one length.
+    """
     source, profile, definitions = config.source, config.profile, config.definitions
     where = f"{source}: training_text"
+    shown = {
+        query.recovery: table
+        for table, definition in reversed(config.tables.items())
+        for query in definition.variants()
+        if query is not None
+    }
+    trained = {
+        name: (table, entry.distillation)
+        for name, table in sorted(shown.items())
+        if isinstance(entry := definitions.recoveries.get(name), DistilledRecovery)
+    }
     if profile.training_text is None:
-        for table, definition in config.tables.items():
-            for name in [query.recovery for query in definition.variants() if query is not None]:
-                if isinstance(definitions.recoveries.get(name), DistilledRecovery):
-                    raise LpstepsError(
-                        f"{where}: null: {table} shows recovery '{name}', which is trained; "
-                        f"{nearest('', definitions.training_texts)}"
-                    )
+        for name, (table, _) in trained.items():
+            raise LpstepsError(
+                f"{where}: null: {table} shows recovery '{name}', which is trained; "
+                f"{nearest('', definitions.training_texts)}"
+            )
         return
     _require(where, "training text", profile.training_text, definitions.training_texts)
     text = definitions.training_texts[profile.training_text]
@@ -490,6 +537,33 @@ def _check_training_text(config: Config) -> None:
             f"{where}: {profile.training_text}: windows of several lengths, {found}; set "
             "window_length or the corpora's `length` so that they agree"
         )
+    _check_text_is_not_scored(config, f"{where}: {profile.training_text}", text)
+    counts = [part.windows for part in text.fit]
+    available = sum(filter(None, counts))
+    for name, (table, distillation) in trained.items():
+        windows = config.distillation(distillation).windows or 0
+        if None not in counts and windows > available:
+            raise LpstepsError(
+                f"{where}: {profile.training_text}: {available} windows to train on, but {table} "
+                f"shows recovery '{name}', whose distillation '{distillation}' asks for {windows}; "
+                "ask for fewer or name a longer text"
+            )
+
+
+def _check_text_is_not_scored(config: Config, where: str, text: TrainingText) -> None:
+    corpora = config.definitions.corpora
+    scored = [name for suite in config.profile.suites.values() for name in suite.benchmarks]
+    for name in scored:
+        benchmark = config.benchmarks[name]
+        if not isinstance(benchmark, PerplexityBenchmark) or benchmark.corpus not in corpora:
+            continue
+        for part in (*text.fit, *text.heldout):
+            overlap = _overlap(config.definitions, part, benchmark.corpus, benchmark.split)
+            if overlap is not None:
+                raise LpstepsError(
+                    f"{where}: {part.corpus}: {overlap} is scored by benchmark '{name}'; train "
+                    "and choose on other text"
+                )
 
 
 def _check_profile(config: Config) -> None:

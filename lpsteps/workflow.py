@@ -32,6 +32,7 @@ from lpsteps.config import (
     dataset_origin,
     unavailable,
 )
+from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
 from lpsteps.recovery.base import Need, moments_kind
@@ -576,7 +577,7 @@ def teacher_manifest(config: Config, plan: Variant, recovery: str) -> str | None
     """Return the manifest of the stored targets that a distillation reads, None if it is fused.
 
     Which layers the targets can do without depends on where training starts, so each start has its
-    own.
+    own; distillations that store the same from one start share it.
 
     Args:
         config: The config.
@@ -584,17 +585,33 @@ def teacher_manifest(config: Config, plan: Variant, recovery: str) -> str | None
         recovery: Entry of ``recoveries`` that is distilled.
     """
     entry = distilled(config, recovery)
-    if config.distillation(entry.distillation).resolved_mode() == "fused":
+    settings = config.distillation(entry.distillation)
+    if settings.resolved_mode() == "fused":
         return None
-    return f"{plan.plan_folder}/teacher/{entry.start}/{entry.distillation}/manifest.json"
+    return f"{plan.plan_folder}/teacher/{entry.start}/{_store_name(settings)}/manifest.json"
 
 
-def store_teacher_spec(config: Config, distillation: str) -> dict[str, Any]:
-    """Return the settings of ``store_teacher``: those of the distillation that it reads."""
-    settings = config.distillation(distillation)
+def _store_name(settings: DistillationSettings) -> str:
+    windows = "all" if settings.windows is None else settings.windows
+    return f"k{settings.top_k}-w{windows}-{'hidden' if settings.store_hidden else 'tokens'}"
+
+
+def teacher_stores(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the settings of each store of targets that some distillation reads, by its name."""
+    stores: dict[str, dict[str, Any]] = {}
+    for distillation in sorted(config.definitions.distillations):
+        settings = config.distillation(distillation)
+        if settings.resolved_mode() == "offline":
+            stores[_store_name(settings)] = settings.model_dump(
+                mode="json", include={"top_k", "windows", "store_hidden"}
+            )
+    return stores
+
+
+def store_teacher_spec(config: Config, store: str) -> dict[str, Any]:
+    """Return the settings of ``store_teacher``."""
     return {
-        "distillation": distillation,
-        "settings": settings.model_dump(mode="json", include={"top_k", "windows", "store_hidden"}),
+        "settings": teacher_stores(config)[store],
         "fit": [source.windows for source in training_text(config).fit],
         "seed": config.profile.seed,
     }

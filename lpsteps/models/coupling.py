@@ -1,7 +1,8 @@
-"""Which parts of a decoder layer can only leave together, as traced by the package torch-pruning.
+"""A check of which parts of a decoder layer can only leave together, by the package torch-pruning.
 
-The package follows the computation of a layer from a matrix to all others whose shapes depend on
-it (DepGraph, arXiv 2301.12900), which is how LLM-Pruner finds its coupled structures.
+What is cut is what :mod:`lpsteps.models.width` names; the package has to find the same. It follows
+the computation of a layer from a matrix to all others whose shapes depend on it (DepGraph, arXiv
+2301.12900), which is how LLM-Pruner finds its coupled structures.
 """
 
 from __future__ import annotations

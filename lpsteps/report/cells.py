@@ -44,6 +44,7 @@ from lpsteps.report.formats import (
 )
 from lpsteps.report.published import Key, PublishedCell, by_variant
 from lpsteps.report.shares import Bounded, Share, measure_share, obstacle
+from lpsteps.width_pruning import WidthManifest
 
 SCHEMA = 3
 
@@ -227,13 +228,18 @@ def _describe_variant(folder: str, spec: BuildSpec, evidence: Evidence) -> dict[
     variant = spec.variants[folder]
     plan = evidence.plans.get((variant.model, variant.calibration, variant.selection, variant.n))
     patch = evidence.patches.get(folder)
+    width = evidence.widths.get(folder)
+    is_width = variant.selection in spec.widths
+    is_cut = variant.n > 0 and not is_width
     return {
         "model": variant.model,
         "n": variant.n,
         "n_layers": spec.models[variant.model].n_layers,
         "calibration": variant.calibration if variant.n else None,
-        "selection": variant.selection if variant.n else None,
-        "recovery": variant.recovery if variant.n else None,
+        "selection": variant.selection if is_cut else None,
+        "recovery": variant.recovery if is_cut else None,
+        "width": variant.selection if is_width else None,
+        "width_manifest": width.path if width else None,
         "plan": plan.path if plan else None,
         "layers": list(plan.content.layers) if plan else [],
         "order": list(plan.content.order) if plan else [],
@@ -245,16 +251,23 @@ def _describe_variant(folder: str, spec: BuildSpec, evidence: Evidence) -> dict[
 
 @dataclass(frozen=True)
 class _Trained:
-    """How a row was distilled: in words, and on how many tokens here and in the paper."""
+    """How a row was distilled: in words, and on how many tokens here and in the paper.
+
+    Attributes:
+        note: In words.
+        tokens: Tokens read here in all passes, and in the first one; None where not known.
+        printed_tokens: Tokens that the paper's row reads in its only pass, None where not known.
+    """
 
     note: str
-    tokens: int | None
+    tokens: tuple[int, int] | None
     printed_tokens: int | None
 
     @property
     def as_printed(self) -> bool:
-        """Whether it read as many tokens as the paper's row did."""
-        return self.tokens is not None and self.tokens == self.printed_tokens
+        """Whether it read as many tokens as the paper's row did, and in one pass as well."""
+        printed = self.printed_tokens
+        return printed is not None and self.tokens == (printed, printed)
 
     @property
     def beside_printed(self) -> str:
@@ -262,7 +275,11 @@ class _Trained:
         if self.as_printed:
             return ""
         theirs = self.printed_tokens
-        known = f"on {format_count(theirs)}" if theirs else "on a number that we do not know"
+        known = (
+            f"on {format_count(theirs)} in one pass"
+            if theirs
+            else "on a number that we do not know"
+        )
         return f"the paper's row was trained {known}, so no difference is taken"
 
 
@@ -513,7 +530,7 @@ class _TableBuilder:
             f"distilled on {format_count(curve.tokens)} tokens, {format_count(windows)} windows of "
             f"{format_count(facts.length)}; the state after {format_count(kept)} is kept"
         )
-        return _Trained(note, curve.tokens, row.printed_tokens)
+        return _Trained(note, (curve.tokens, curve.first_pass), row.printed_tokens)
 
     def _blank(self, row: Row, column: Column, model: str, n: int) -> Cell:
         return Cell(
@@ -664,7 +681,10 @@ class _TableBuilder:
             value=value,
             text=format_value(value),
             source=Source(width.path, "/parameters_removed", width.sha256),
-            note=f"{removed} of {total} parameters, counted from the shapes of the pruned layers",
+            note=(
+                f"{removed} of {total} parameters, counted from the shapes of the pruned layers; "
+                f"{_width_lost(width.content, self.spec.models[blank.model].n_layers)}"
+            ),
         )
 
     def _cost_cell(self, blank: Cell, row: Row, column: Column, variant: str) -> Cell:
@@ -727,8 +747,37 @@ class _TableBuilder:
             value=value,
             text=_cost_text(column, value, ()),
             source=Source(sourced.path, "column=tokens", sourced.sha256),
-            note=_distilled_note(column, facts, read, bytes_per_target(tied)),
+            note=self._distilled_note(column, row, facts, read, bytes_per_target(tied)),
         )
+
+    def _distilled_note(
+        self,
+        column: Column,
+        row: Row,
+        facts: DistillationFacts,
+        read: int,
+        bytes_per_outcome: float,
+    ) -> str:
+        """Say what stands behind a number of a distillation."""
+        count = format_count(read // facts.length)
+        windows = f"{count} windows of {format_count(facts.length)} tokens"
+        if column.kind == "target_storage":
+            stored = {
+                "offline": "stored in this run",
+                "fused": "not stored in this run, which makes them on the way",
+            }[facts.mode]
+            return (
+                f"{windows}, {facts.top_k} outcomes at each, {bytes_per_outcome:g} bytes an "
+                f"outcome; {stored}"
+            )
+        passes = f"{facts.epochs} pass{'es' if facts.epochs > 1 else ''}"
+        note = f"{windows}, {passes} at most, from the patch of {facts.start}"
+        start = self.spec.recovery(facts.start, row.calibration)
+        if column.kind != "calibration_tokens" or start is None or start.calibration_tokens == 0:
+            return note
+        own = start.calibration_tokens
+        text = f"{format_count(own)} tokens" if own else "its whole text"
+        return f"{note}, which reads {text} besides, not counted here"
 
     def _kept(self, row: Row, model: str, n: int) -> str | None:
         """Say how many of the layers to remove stay after all, retrained; None if all go."""
@@ -925,22 +974,22 @@ def _cost_text(column: Column, value: bool | int, kinds: Collection[OperationKin
     return format_bytes(value) if column.unit == "bytes" else format_count(value)
 
 
-def _distilled_note(
-    column: Column, facts: DistillationFacts, read: int, bytes_per_outcome: float
-) -> str:
-    """Say what stands behind a number of a distillation."""
-    windows = f"{format_count(read // facts.length)} windows of {format_count(facts.length)} tokens"
-    if column.kind == "target_storage":
-        stored = {
-            "offline": "stored in this run",
-            "fused": "not stored in this run, which makes them on the way",
-        }[facts.mode]
-        return (
-            f"{windows}, {facts.top_k} outcomes at each, {bytes_per_outcome:g} bytes an outcome; "
-            f"{stored}"
-        )
-    passes = f"{facts.epochs} pass{'es' if facts.epochs > 1 else ''}"
-    return f"{windows}, {passes} at most, from the patch of {facts.start}"
+def _width_lost(width: WidthManifest, n_layers: int) -> str:
+    """Say how many key-value heads and channels each pruned layer of a model loses."""
+    heads, channels = set[str](), set[int]()
+    layers = sorted({name.split(".")[1] for name in width.tensors})
+    for layer in layers:
+        keys = width.shapes[f"layers.{layer}.self_attn.k_proj.weight"]
+        gate = width.shapes[f"layers.{layer}.mlp.gate_proj.weight"]
+        kept = int(width.tensors[f"layers.{layer}.heads"]["shape"][0])
+        dense = keys.dense[0] * kept // keys.pruned[0]
+        heads.add(f"{dense - kept} of {dense}")
+        channels.add(gate.dense[0] - gate.pruned[0])
+    lost = " to ".join(str(number) for number in sorted({min(channels), max(channels)}))
+    return (
+        f"in {len(layers)} of {n_layers} layers {' or '.join(sorted(heads))} key-value heads and "
+        f"{lost} channels each"
+    )
 
 
 def _cost_note(

@@ -173,8 +173,9 @@ class Row(BaseModel):
             None for the profile's.
         missing: What to say where the config lacks the selection, the recovery or the calibration.
         group: Heading above neighbouring rows that share it; empty for none.
-        printed_tokens: Tokens on which the paper trains the row, where it says so. A row of ours
-            that is trained on another number of them shows no difference.
+        printed_tokens: Tokens on which the paper trains the row, in one pass, where it says so. A
+            row of ours that is trained on another number of them, or in several passes, shows no
+            difference.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

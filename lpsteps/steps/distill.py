@@ -142,7 +142,8 @@ def _run(step: StepRun, arguments: Namespace) -> Checkpoints:
     heldout_text = joined_windows("--heldout", arguments.heldout, spec.heldout, step.read)
     distiller = Distiller(inputs.model, inputs.plan, inputs.start, settings, seed=spec.seed)
     store = None
-    if arguments.teacher is not None and settings.top_k is not None:
+    if arguments.teacher is not None:
+        assert settings.top_k is not None
         step.read_manifest(arguments.teacher)
         store = TeacherStore(arguments.teacher)
         store.require(inputs.store_facts(settings.top_k, distiller.branch))

@@ -8,8 +8,8 @@ By hand::
     python -m lpsteps.steps.store_teacher --plan plan.json --start linearpatch/patch.manifest.json \
         --model resources/models/M/manifest.json --compute results/M/compute.json \
         --fit wikipedia=results/M/windows/wikipedia/calibration.parquet \
-        --manifest teacher/kl/manifest.json \
-        --spec '{"distillation": "kl", "settings": {"top_k": 100}, "fit": [64]}'
+        --manifest teacher/linearpatch/k100-wall-hidden/manifest.json \
+        --spec '{"settings": {"top_k": 100}, "fit": [64]}'
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    distillation: str = Field(description="Name of the distillation, for the record")
     settings: StoreSettings = StoreSettings()
     fit: list[int | None] = Field(
         min_length=1, description="Windows of each corpus, in the order of --fit; null for all"

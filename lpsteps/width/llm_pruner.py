@@ -3,16 +3,18 @@
 A coupled structure is what can only leave together: a key-value head with its rows of the key and
 value projections, and the rows and columns of the query and output projections of the query heads
 that share it; or a channel of the MLP with its row of the two projections in front and its column
-of the one behind (LLM-Pruner, section 3.1). The package torch-pruning traces them. The importance
-of a structure is the sum of ``|W * dL/dW|`` over all its weights, without biases (section 3.2, to
-first order, of single weights, summed up). L is the mean cross-entropy over the calibration text;
-the paper takes 10 samples of 128 tokens.
+of the one behind (LLM-Pruner, section 3.1). :mod:`lpsteps.models.width` names them, and the
+dependency graph of the package torch-pruning checks that nothing else depends on them. The
+importance of a structure is the sum of ``|W * dL/dW|`` over all its weights, without biases
+(section 3.2, to first order, of single weights, summed up). L is the mean cross-entropy over the
+calibration text; the paper takes 10 samples of 128 tokens.
 
 Pruning is block-wise: some layers at both ends stay whole, and each of the others loses the same
 share of its heads and channels, the least important ones of that layer. The released scripts prune
 layers 4 to 29 of 32. The share is raised until the whole model has lost the parameters of n layers.
 As in the released code, the number of heads is rounded down; channels make up for that, so that the
-numbers of parameters agree to within a channel.
+numbers of parameters agree to within a channel. Where few key-value heads are shared by many query
+heads, that may leave every head in place: of 3, a third has to go before the first one does.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@
       list([
         ["Cell", copyable(id, "the id of the cell")],
         ["Model", cell.model_title],
-        ["Layers removed", String(cell.n_pruned)],
+        [variant.width ? "As many parameters as layers" : "Layers removed", String(cell.n_pruned)],
         ["Rows", cell.row_group],
         ["Exact value", cell.status === "missing" ? undefined : plain(cell.value ?? "")],
         ["95 % interval", cell.interval_text],
@@ -184,6 +184,8 @@
         ["Calibration", variant.calibration],
         ["Selection", variant.selection],
         ["Recovery", variant.recovery],
+        ["Width pruning", variant.width],
+        ["Manifest", variant.width_manifest ? code(variant.width_manifest) : undefined],
         ["Removed layers", (variant.order ?? []).join(", ")],
         ["Plan", variant.plan ? code(variant.plan) : undefined],
         ["Patch", variant.patch ? code(variant.patch) : undefined],

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from lpsteps.artifacts import read_json, write_json, write_parquet
+from lpsteps.distillation import split_model
 from lpsteps.distillation.distiller import Distiller
 from lpsteps.models.loading import load_model
 from lpsteps.models.surgery import apply_plan
@@ -94,7 +95,7 @@ def _outputs(folder: Path) -> dict[str, bytes]:
 
 def _store(arguments: list[str], tmp_path: Path) -> str:
     """Store the teacher's targets and return the option that names them."""
-    spec = {"distillation": "kl", "settings": {"top_k": 20}, "fit": [None], "seed": 4}
+    spec = {"settings": {"top_k": 20}, "fit": [None], "seed": 4}
     manifest = tmp_path / "teacher" / "manifest.json"
     options = [*arguments, f"--manifest={manifest}", f"--spec={json.dumps(spec)}"]
     assert store_teacher.main(options) == 0
@@ -205,6 +206,7 @@ def test_interrupted_at_some_steps_a_run_ends_in_the_same_bytes(
 # Kills itself, so that the moment is always the same: after 23 losses, at no checkpoint.
 KILLED = """
 import os, signal, sys
+from lpsteps.distillation import split_model
 from lpsteps.distillation.distiller import Distiller
 from lpsteps.steps.distill import main
 original, calls = Distiller.fused_loss, []
@@ -296,7 +298,7 @@ def test_early_stopping_shortens_the_curve(tmp_path: Path, arguments: list[str])
 
 
 def test_settings_reach_the_training(tmp_path: Path, arguments: list[str]) -> None:
-    outcomes = [{}]
+    patches = []
     changes: list[dict[str, Any]] = [
         {},
         {"weight_decay": 0.5},
@@ -305,13 +307,55 @@ def test_settings_reach_the_training(tmp_path: Path, arguments: list[str]) -> No
         {"final_learning_rate_share": 1.0},
         {"windows": 4},
         {"objective": "feature_mse"},
+        {"tail": True},
+        {"batch": 4},
+        {"parametrisation": "symmetric"},
+        {"parametrisation": "own"},
+        {"parametrisation": "low_rank"},
+        {"parametrisation": "low_rank", "rank": 3},
     ]
     for number, change in enumerate(changes):
         folder = tmp_path / str(number)
         assert main(_options(arguments, folder, epochs=1, **change)) == 0
-        outcomes.append(_outputs(folder))
-    patches = [outcome.get("patch.safetensors") for outcome in outcomes]
+        patches.append(_outputs(folder)["patch.safetensors"])
     assert len(set(patches)) == len(patches)
+    last = read_patches(tmp_path / f"{len(changes) - 1}" / "patch.manifest.json")
+    assert last.parameters == 48 + 2 * 3 * 48
+
+
+def test_settings_of_the_memory_reach_the_passes(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They change how the gradient is computed, and not what it is."""
+    sequences: list[int] = []
+    recomputed: list[int] = []
+    loss, checkpoint = Distiller.fused_loss, split_model.checkpoint
+
+    def fused_loss(self: Distiller, tokens: torch.Tensor) -> torch.Tensor:
+        sequences.append(len(tokens))
+        return loss(self, tokens)
+
+    def checkpointed(*inputs: Any, **options: Any) -> Any:
+        recomputed.append(0)
+        return checkpoint(*inputs, **options)
+
+    monkeypatch.setattr(Distiller, "fused_loss", fused_loss)
+    monkeypatch.setattr(split_model, "checkpoint", checkpointed)
+    curves = []
+    for change, passes in (
+        ({}, [2, 2, 2, 1]),
+        ({"micro_batch": 1}, [1] * 7),
+        ({"activation_checkpointing": True}, [2, 2, 2, 1]),
+    ):
+        sequences.clear()
+        recomputed.clear()
+        folder = tmp_path / "-".join(["run", *change])
+        assert main(_options(arguments, folder, epochs=1, **change)) == 0
+        assert sequences == passes
+        assert bool(recomputed) == ("activation_checkpointing" in change)
+        curves.append(pq.read_table(folder / "training.parquet")["fit_loss"].to_pylist()[1:])
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert curves[2] == pytest.approx(curves[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("damage", ["shard", "manifest", "text"])

@@ -77,7 +77,6 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _spec(**settings: Any) -> str:
     spec = {
-        "distillation": "kl",
         "settings": {"top_k": TOP_K, **settings},
         "fit": [None, 4],
         "seed": SEED,

@@ -943,14 +943,20 @@ def test_other_budgets_give_no_difference(run: Run) -> None:
     cell = run.cells()[name]
     assert cell["published"] == 8.09 and cell["difference"] is None
     assert cell["note"] == (
-        f"{NOTE}; the paper's row was trained on 10.24\u202fM, so no difference is taken"
+        f"{NOTE}; the paper's row was trained on 10.24\u202fM in one pass, "
+        "so no difference is taken"
     )
     curve = run.folder / curve_path("linearpatch+ft", LARGE, 7)
     table = read_parquet(curve)
     last = table.num_rows - 1
     tokens = [round(10_240_000 * step / last) for step in range(last + 1)]
-    place = table.column_names.index("tokens")
-    write_parquet(curve, table.set_column(place, "tokens", [tokens]))
+    table = table.set_column(table.column_names.index("tokens"), "tokens", [tokens])
+    write_parquet(curve, table)
+    cell = run.cells()[name]
+    # As many tokens, but every one of them twice.
+    assert cell["difference"] is None and "10.24\u202fM in one pass" in cell["note"]
+    table = table.set_column(table.column_names.index("epoch"), "epoch", [[1] * (last + 1)])
+    write_parquet(curve, table)
     cell = run.cells()[name]
     assert cell["difference"] == pytest.approx(cell["value"] - 8.09)
     assert (
@@ -1020,7 +1026,17 @@ def test_a_distilled_repair_is_trained_and_reads_its_text(run: Run) -> None:
     cells = run.cells()
     assert cells[f"{BEYOND}/lora/trained"]["text"] == "trained"
     assert cells[f"{BEYOND}/lora/trained"]["note"] == "distilled, from the patch of linearpatch"
-    assert cells[f"{BEYOND}/lora/calibration_tokens"]["value"] == 128 * 512
+    read = cells[f"{BEYOND}/lora/calibration_tokens"]
+    assert read["value"] == 128 * 512
+    ending = ", which reads 16\u202f384 tokens besides, not counted here"
+    assert read["note"].endswith(f"from the patch of linearpatch{ending}")
+    for tokens, ending in (
+        (None, ", which reads its whole text besides, not counted here"),
+        (0, ""),
+    ):
+        run.spec["recoveries"]["linearpatch"]["calibration_tokens"] = tokens
+        note = run.cells()[f"{BEYOND}/lora/calibration_tokens"]["note"]
+        assert note.endswith(f"from the patch of linearpatch{ending}")
 
 
 def test_the_curve_of_what_is_not_distilled_is_refused(run: Run) -> None:

@@ -226,30 +226,40 @@ def test_a_training_reads_its_text_in_order_and_every_setting(tmp_path: Path) ->
 
 def test_only_an_offline_training_reads_stored_targets(tmp_path: Path) -> None:
     plan = jobs.Variant("m", "c", "s", 5)
-    found = {
-        epochs: jobs.teacher_manifest(
-            config_that_trains(tmp_path, {"epochs": epochs}), plan, "linearpatch+ft"
-        )
-        for epochs in (1, 3)
-    }
-    assert found == {1: None, 3: f"{plan.plan_folder}/teacher/linearpatch/kl/manifest.json"}
+    folder = f"{plan.plan_folder}/teacher/linearpatch"
+    for settings, store in (
+        ({"epochs": 1}, None),
+        ({"epochs": 2}, "k100-wall-hidden"),
+        ({"epochs": 2, "top_k": 9, "windows": 7, "store_hidden": False}, "k9-w7-tokens"),
+    ):
+        config = config_that_trains(tmp_path, settings)
+        found = jobs.teacher_manifest(config, plan, "linearpatch+ft")
+        assert found == (store and f"{folder}/{store}/manifest.json")
+        assert list(jobs.teacher_stores(config)) == ([] if store is None else [store])
 
 
 def test_targets_depend_on_what_is_stored_alone(tmp_path: Path) -> None:
     """The length of the training or its learning rate must not make a new store."""
-    specs = [
-        jobs.store_teacher_spec(config_that_trains(tmp_path, settings), "kl")
-        for settings in (
-            {"epochs": 3},
-            {"epochs": 5, "learning_rate": 0.1, "parametrisation": "diagonal"},
-            {"epochs": 3, "top_k": 9},
-            {"epochs": 3, "windows": 9},
+    config = config_that_trains(tmp_path, {"epochs": 2})
+    plan = jobs.Variant("m", "c", "s", 5)
+    config.definitions.distillations["kl-symmetric"] = {
+        "epochs": 5,
+        "learning_rate": 0.1,
+        "parametrisation": "symmetric",
+    }
+    config.definitions.distillations["kl-top-50"] = {"epochs": 2, "top_k": 9}
+    stores = [
+        jobs.teacher_manifest(config, plan, recovery)
+        for recovery in (
+            "linearpatch+ft",
+            "linearpatch+ft-kl-symmetric",
+            "linearpatch+ft-top-50",
+            "least-squares+ft",
         )
     ]
-    assert specs[0] == specs[1]
-    assert specs[0] not in specs[2:] and specs[2] != specs[3]
-    assert specs[2] == {
-        "distillation": "kl",
+    assert stores[0] == stores[1] and len(set(stores)) == 3
+    assert sorted(jobs.teacher_stores(config)) == ["k100-wall-hidden", "k9-wall-hidden"]
+    assert jobs.store_teacher_spec(config, "k9-wall-hidden") == {
         "settings": {"top_k": 9, "windows": None, "store_hidden": True},
         "fit": [30, 50],
         "seed": 0,
@@ -260,7 +270,7 @@ def test_targets_depend_on_what_is_stored_alone(tmp_path: Path) -> None:
 def test_tokens_of_a_distillation_are_those_of_its_windows(
     tmp_path: Path, settings: dict[str, int], windows: int
 ) -> None:
-    config = config_that_trains(tmp_path, {"epochs": 2, **settings})
+    config = config_that_trains(tmp_path, {"epochs": 2, "mode": "fused", **settings})
     facts = jobs.recovery_facts(config, "wikipedia", "linearpatch+ft")
     assert facts["calibration_tokens"] == windows * WINDOW
     assert facts["training"] == {"epochs": 2, "tokens": windows * WINDOW}
@@ -294,9 +304,10 @@ def test_windows_that_are_counted_later_are_not_guessed(tmp_path: Path) -> None:
     assert limited["distillation"]["windows"] == 12
 
 
-def test_an_untrained_start_reads_no_text() -> None:
+@pytest.mark.parametrize("start", ["streamline-ffn-start", "streamline-layer-start"])
+def test_an_untrained_start_reads_no_text(start: str) -> None:
     config = load_config(yaml.safe_load(Path("config/full.yaml").read_text()), ["config/full.yaml"])
-    facts = jobs.recovery_facts(config, "wikipedia", "streamline-ffn-start")
+    facts = jobs.recovery_facts(config, "wikipedia", start)
     assert (facts["calibration_tokens"], facts["training"]) == (0, None)
 
 

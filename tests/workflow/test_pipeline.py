@@ -106,7 +106,7 @@ def test_stored_targets_train_like_the_teacher_itself(copy: Path, edit):
     target = (folder / "patch.manifest.json").relative_to(copy)
     run = snakemake(copy, str(target))
     assert run.returncode == 0, run.stdout
-    assert (folder.parent / "teacher/linearpatch/kl/manifest.json").is_file()
+    assert (folder.parent / "teacher/linearpatch/k100-wall-hidden/manifest.json").is_file()
     stored = pq.read_table(folder / "training.parquet").to_pydict()
     assert len(fused["step"]) == 9
     for name, values in fused.items():

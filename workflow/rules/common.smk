@@ -158,6 +158,5 @@ wildcard_constraints:
     moments=alternatives(MOMENTS_KINDS),
     recovery=alternatives(CONFIG.definitions.recoveries),
     start=alternatives(jobs.method_recoveries(CONFIG)),
-    distillation=alternatives(CONFIG.definitions.distillations),
     width=alternatives(CONFIG.definitions.width_prunings),
     lineage=r"dense|calibration/[^/]+/(selection/[^/]+/n\d+/[^/]+|width/[^/]+/n\d+)",

@@ -12,23 +12,25 @@ rule store_teacher:
         compute="results/{model}/compute.json",
         fit=lambda wildcards: list(training_text(wildcards, "fit").values()),
     output:
-        manifest=f"{PLAN_FOLDER}/teacher/{{start}}/{{distillation}}/manifest.json",
-        record=record(f"{PLAN_FOLDER}/teacher/{{start}}/{{distillation}}/manifest.json"),
+        manifest=f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json",
+        record=record(f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json"),
     log:
-        "logs/store_teacher/{model}.{calibration}.{selection}.n{n}.{start}.{distillation}.log",
+        "logs/store_teacher/{model}.{calibration}.{selection}.n{n}.{start}.{store}.log",
     benchmark:
-        "results/runtime/store_teacher/{model}.{calibration}.{selection}.n{n}.{start}.{distillation}.tsv"
+        "results/runtime/store_teacher/{model}.{calibration}.{selection}.n{n}.{start}.{store}.tsv"
+    wildcard_constraints:
+        store=alternatives(jobs.teacher_stores(CONFIG)),
     threads: ALL_CORES
     resources:
         mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
     params:
-        spec=lambda wildcards: jobs.store_teacher_spec(CONFIG, wildcards.distillation),
+        spec=lambda wildcards: jobs.store_teacher_spec(CONFIG, wildcards.store),
         code=code("lpsteps.steps.store_teacher"),
         env=ENVIRONMENT,
         text=lambda wildcards: named_options("fit", training_text(wildcards, "fit")),
     message:
-        "Storing what {wildcards.model} predicts for {wildcards.distillation},"
-        " {wildcards.selection}, {wildcards.n} layers"
+        "Storing what {wildcards.model} predicts, {wildcards.store},"
+        " for {wildcards.selection}, {wildcards.n} layers"
     shell:
         "python -m lpsteps.steps.store_teacher --plan {input.plan} --start {input.start}"
         " --model {input.model} --compute {input.compute} {params.text}"
