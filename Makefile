@@ -14,7 +14,7 @@ report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(PYTEST_ARGUMENTS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGUMENTS)

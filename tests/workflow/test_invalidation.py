@@ -455,9 +455,12 @@ def test_reason_names_what_changed(copy: Path):
 def test_equal_upstream_file_does_not_cascade_when_built_first(copy: Path):
     """Deterministic payloads: the same bytes again leave everything after them alone."""
     code("lpsteps/steps/calibrate.py")(copy)
-    stats = "results/tiny/calibration/wikipedia/stats.parquet"
-    other = "results/tiny-b/calibration/wikipedia/stats.parquet"
-    run = snakemake(copy, stats, other)
+    places = (
+        "tiny/calibration/wikipedia",
+        "tiny/calibration/wikipedia+own",
+        "tiny-b/calibration/wikipedia",
+    )
+    run = snakemake(copy, *(f"results/{place}/stats.parquet" for place in places))
     assert run.returncode == 0, run.stdout
     assert planned(copy) == set()
 
