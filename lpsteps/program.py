@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import json
 import logging
 import os
@@ -71,6 +72,7 @@ class StepRun:
         self._outputs: dict[Path, Path] = {}
         self._folders: dict[Path, Path] = {}
         self._notes: dict[str, Any] = {}
+        self._afterwards: list[Callable[[], None]] = []
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
 
@@ -124,6 +126,14 @@ class StepRun:
     def note(self, key: str, value: Any) -> None:
         """Keep a fact for the record, such as a seed or a measured ratio."""
         self._notes[key] = value
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do something once all outputs have their final names, and only then.
+
+        Args:
+            action: For example the removal of what an interrupted run would go on from.
+        """
+        self._afterwards.append(action)
 
     def _record(self, outputs: dict[Path, Path]) -> dict[str, Any]:
         lock = provenance.LOCK_FILE
@@ -204,6 +214,8 @@ class StepRun:
         for folder in {final.parent for final in outputs}:
             flush_to_disk(folder)
         self.discard()
+        for action in self._afterwards:
+            action()
 
     def discard(self) -> None:
         """Remove whatever temporary files are left."""
@@ -293,6 +305,8 @@ def run_step(
         where = f"; details in {arguments.log}" if arguments.log else ""
         message = str(error).strip().splitlines()
         summary = f"{type(error).__name__}: {message[0] if message else ''}"
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            summary = "no space left on the disk; free some, then run the same command again"
         print(f"error: {rule}: {summary}{where}", file=sys.stderr)
         return 1
     finally:

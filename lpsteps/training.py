@@ -191,7 +191,12 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f".partial-{self.path.name}")
         facts = {"key": self.key, "step": str(step), "content": _content_digest(tensors)}
-        write_tensors(partial, tensors, facts)
+        try:
+            write_tensors(partial, tensors, facts)
+        except OSError:
+            # On a full disk, half a checkpoint would take the room of what is tried next.
+            partial.unlink(missing_ok=True)
+            raise
         partial.replace(self.path)
         flush_to_disk(self.folder)
 

@@ -123,7 +123,7 @@ def curve_table(
     )
 
 
-def _run(step: StepRun, arguments: Namespace) -> Checkpoints:
+def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(Settings, step.spec, "--spec")
     settings = spec.settings
     if tensors_beside(arguments.manifest) != arguments.patch:
@@ -194,22 +194,12 @@ def _run(step: StepRun, arguments: Namespace) -> Checkpoints:
     )
     table = curve_table(curve, schedule, optimiser, windows=windows, length=length)
     write_parquet(step.write(arguments.training), table)
-    return checkpoints
+    step.afterwards(checkpoints.remove)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the step and return its exit status."""
-    used: list[Checkpoints] = []
-    status = run_step(
-        "lpsteps.steps.distill",
-        argv,
-        _add_arguments,
-        lambda step, arguments: used.append(_run(step, arguments)),
-    )
-    if status == 0:
-        for checkpoints in used:
-            checkpoints.remove()
-    return status
+    return run_step("lpsteps.steps.distill", argv, _add_arguments, _run)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def _shard(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _run(step: StepRun, arguments: Namespace) -> ShardWriter:
+def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(Settings, step.spec, "--spec")
     if arguments.manifest.name != "manifest.json":
         raise LpstepsError(f"--manifest: {arguments.manifest}: must be named manifest.json")
@@ -104,22 +104,12 @@ def _run(step: StepRun, arguments: Namespace) -> ShardWriter:
     step.note("windows", facts.windows)
     step.note("tokens", facts.windows * facts.length)
     writer.hand_over(facts, step.write_folder(folder))
-    return writer
+    step.afterwards(writer.remove)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the step and return its exit status."""
-    writers: list[ShardWriter] = []
-    status = run_step(
-        "lpsteps.steps.store_teacher",
-        argv,
-        _add_arguments,
-        lambda step, arguments: writers.append(_run(step, arguments)),
-    )
-    if status == 0:
-        for writer in writers:
-            writer.remove()
-    return status
+    return run_step("lpsteps.steps.store_teacher", argv, _add_arguments, _run)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A step's outputs appear whole, with records, or not at all."""
 
+import errno
 import json
 import os
 import signal
@@ -150,4 +151,38 @@ def test_folder_of_an_earlier_run_keeps_no_stray_files():
     assert (
         Path("store/new").stat().st_mode & 0o777
         == Path("store/manifest.json").stat().st_mode & 0o777
+    )
+
+
+def test_what_comes_afterwards_waits_for_the_outputs():
+    Path("input.txt").write_text("abc")
+    seen = []
+
+    def body(step, arguments):
+        copy(step, arguments)
+        step.afterwards(lambda: seen.append(arguments.output.is_file()))
+
+    assert run(body) == 0
+    assert seen == [True]
+
+
+def test_nothing_comes_afterwards_when_the_step_fails():
+    seen = []
+
+    def body(step, arguments):
+        step.afterwards(lambda: seen.append(True))
+        step.write(arguments.output)
+
+    assert run(body) == 1
+    assert seen == []
+
+
+def test_a_full_disk_is_one_line_that_says_what_to_do(capsys):
+    def body(step, arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert run(body) == 1
+    assert capsys.readouterr().err == (
+        "error: errors: no space left on the disk; free some, then run the same command again; "
+        "details in log/step.log\n"
     )

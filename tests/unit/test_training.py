@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import multiprocessing
@@ -436,3 +437,21 @@ def test_bar_shows_loss_speed_and_time_left_on_terminals_alone(
         return
     for part in ("layers 3 to 5", "75%", "loss 0.3750", "tokens/s", "0:00:0"):
         assert part in text
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_no_half_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = _checkpoints(tmp_path)
+    checkpoints.save(1, {"values": np.arange(3.0)})
+
+    def half(path: Path, *_: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lpsteps.training.write_tensors", half)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(2, {"values": np.arange(3.0)})
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["checkpoint.safetensors"]
+    loaded = checkpoints.load()
+    assert loaded is not None and loaded[0] == 1
