@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow bench lint format lock schema screenshot clean
+.PHONY: report test test-slow check-harness bench lint format lock schema screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -18,6 +18,14 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGUMENTS)
+
+# Scores of the dense model beside those of lm-eval's own command line, question by question, and
+# perplexities beside plain transformers, on the files in DATA_ROOT. NAME=LIMIT takes a part.
+CHECK_MODEL := smollm2-135m
+CHECKS := arc_challenge arc_easy boolq copa hellaswag piqa race winogrande wsc273 wikitext2 ptb
+check-harness: $(INSTALLED)
+	$(BIN)/snakemake --cores $(CORES) resources/models/$(CHECK_MODEL)/manifest.json
+	$(BIN)/python -m tests.check_harness --model $(CHECK_MODEL) --data-root $(DATA_ROOT) $(CHECKS)
 
 # Ratios measured side by side on this machine, into benchmarks/results.
 BENCH_WINDOWS := results/smollm2-135m/windows/wikipedia/calibration.parquet
@@ -58,7 +66,7 @@ lock:
 	$(VENV)/lock/bin/python -m pip freeze --exclude lpsteps | sed 's/+cpu//' >> requirements.lock
 
 clean:
-	rm -rf results logs reports/tables.html reports/tables.json reports/tables/*.csv
+	rm -rf results logs reports/tables.html reports/tables.json reports/tables/*.csv reports/figures/*.csv
 	find reports -name '*.record.json' -delete
 
 $(INSTALLED): requirements.lock pyproject.toml

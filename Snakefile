@@ -17,6 +17,7 @@ include: "workflow/rules/recover.smk"
 include: "workflow/rules/distill.smk"
 include: "workflow/rules/prune.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/overheads.smk"
 include: "workflow/rules/report.smk"
 
 

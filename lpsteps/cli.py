@@ -1,4 +1,4 @@
-"""The command `lpsteps`: audit a page, explain a number, sum up run times."""
+"""The command `lpsteps`: audit a page, explain a number, sum up run times, describe a model."""
 
 from __future__ import annotations
 
@@ -70,6 +70,19 @@ def times() -> None:
 
 
 @app.command()
+def markdown(
+    page: Annotated[Path, typer.Argument(help="The page whose tables to print")] = PAGE,
+) -> None:
+    """Print the measured tables as Markdown, with the commit that they were built at."""
+    from lpsteps.artifacts import read_json
+    from lpsteps.provenance import read_record
+    from lpsteps.report.markdown import tables_markdown
+
+    tables = page.with_suffix(".json")
+    print(tables_markdown(read_json(tables), read_record(tables)["git"].get("commit")), end="")
+
+
+@app.command()
 def crate(
     page: Annotated[Path, typer.Argument(help="The page to export")] = PAGE,
     output: Annotated[
@@ -90,6 +103,19 @@ def crate(
         f"{result.path}: {result.files} files, {result.bytes} bytes; "
         f"{result.described} more are described only"
     )
+
+
+@app.command()
+def describe_model(
+    model: Annotated[str, typer.Argument(help="A folder, or a repository owner/name on the Hub")],
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let its tokenizer run code of its own")
+    ] = False,
+) -> None:
+    """Print the entry of a model for config/models.yaml, told from its files."""
+    from lpsteps.data.describe import describe_model as describe
+
+    print(describe(model, trust_remote_code), end="")
 
 
 def main() -> None:

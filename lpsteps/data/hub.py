@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from lpsteps.errors import LpstepsError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_DATA_REMEDY = "set data_root to a folder with local files"
+_MODEL_REMEDY = "put the model's folder below model_root"
+
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
 
 
@@ -20,7 +24,6 @@ def hub_table(
     revision: str,
     config: str | None,
     split: str,
-    files: Mapping[str, str] | None,
     columns: Sequence[str],
 ) -> pa.Table:
     """Read one split of a dataset.
@@ -30,7 +33,6 @@ def hub_table(
         revision: Full commit hash.
         config: Name of the dataset's configuration, None when it has only one.
         split: Name of the split on the Hub.
-        files: Files to read by split, for repositories too large to fetch whole.
         columns: The columns to keep.
 
     Raises:
@@ -38,16 +40,34 @@ def hub_table(
     """
     import datasets
 
-    data_files = None if files is None else {split: files[split]}
     try:
-        dataset = datasets.load_dataset(
-            repo, config, split=split, revision=revision, data_files=data_files
-        )
+        dataset = datasets.load_dataset(repo, config, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:
-        remedy = "set data_root to a folder with local files"
-        raise _unreachable(repo, revision, error, remedy) from error
+        raise hub_error(repo, revision[:12], error, _DATA_REMEDY) from error
     table: pa.Table = dataset.with_format("arrow")[:]
     return select_columns(table, columns, repo)
+
+
+def hub_file(repo: str, revision: str, name: str) -> Path:
+    """Download one file of a dataset, for repositories too large to fetch whole.
+
+    Args:
+        repo: Repository, ``owner/name``.
+        revision: Full commit hash.
+        name: Path in the repository.
+
+    Returns:
+        The file, in the cache of the Hub's client.
+
+    Raises:
+        LpstepsError: The Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise hub_error(repo, revision[:12], error, _DATA_REMEDY) from error
 
 
 def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
@@ -60,7 +80,7 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
         with_code: Also fetch the Python files that some models bring along.
 
     Raises:
-        LpstepsError: The Hub cannot be reached or refuses.
+        LpstepsError: The Hub cannot be reached or refuses, or holds no safetensors weights.
     """
     import shutil
 
@@ -76,14 +96,31 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
             ignore_patterns=["*/*"],
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable(repo, revision, error, "use a local folder as source") from error
+        raise hub_error(repo, revision[:12], error, _MODEL_REMEDY) from error
+    if not any(folder.glob("*.safetensors")):
+        raise LpstepsError(
+            f"{repo} at {revision[:12]}: no *.safetensors there, and pickled weights could run "
+            f"code when read; convert them and {_MODEL_REMEDY}"
+        )
     # What the download keeps to resume itself is no part of the model.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
-def _unreachable(repo: str, revision: str, error: Exception, remedy: str) -> LpstepsError:
-    problem = str(error).strip().splitlines() or [type(error).__name__]
-    return LpstepsError(
-        f"{repo} at {revision[:12]}: the Hub did not deliver it ({problem[0]}); check the network, "
-        f"accept the licence on its page and log in (`hf auth login` or HF_TOKEN), or {remedy}"
-    )
+def hub_error(repo: str, commit: str, error: Exception, remedy: str) -> LpstepsError:
+    """Return the error for a refused download.
+
+    Args:
+        repo: Repository, ``owner/name``.
+        commit: What of it was asked for.
+        error: What the Hub's client raised.
+        remedy: What to do without the Hub.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    subject = f"{repo} at {commit}: the Hub did not deliver it ({lines[0]})"
+    if re.search(r"\b40[13]\b|gated", str(error), re.IGNORECASE):
+        return LpstepsError(
+            f"{subject}; it is gated or private: accept the licence on its page and give your "
+            "token (`hf auth login`, or HF_TOKEN in the environment, never in a file), or "
+            f"{remedy}"
+        )
+    return LpstepsError(f"{subject}; check the network and the revision, or {remedy}")

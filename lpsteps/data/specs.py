@@ -12,6 +12,9 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 """A commit hash of a repository on the Hugging Face Hub; a branch can move, so none is accepted."""
 
+MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt", ".py"})
+"""Files that belong to a model in a folder; Python files are only taken where they may run."""
+
 
 class Spec(BaseModel):
     """Base of a step's settings: unknown keys are errors, nothing changes after reading."""

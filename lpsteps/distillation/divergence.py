@@ -16,8 +16,10 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.nn.functional import embedding_bag, linear
 
+from lpsteps.errors import LpstepsError
 from lpsteps.models.layers import Decoder
 
 # Logits held at a time: 128 MiB of float32, whatever the size of the vocabulary.
@@ -174,7 +176,16 @@ class OutputHead:
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        """Take over the head of a model; its weight is no copy."""
+        """Take over the head of a model; its weight is no copy.
+
+        Raises:
+            LpstepsError: The head is more than a matrix (Baichuan2 normalises its rows).
+        """
+        if not isinstance(decoder.lm_head, nn.Linear):
+            raise LpstepsError(
+                f"distillation: the head is a {type(decoder.lm_head).__name__}, not a plain "
+                "matrix; choose a recovery that is not distilled"
+            )
         bias = getattr(decoder.lm_head, "bias", None)
         self._stored = decoder.lm_head.get_parameter("weight").detach()
         self._bias: torch.Tensor | None = None if bias is None else bias.detach().float()

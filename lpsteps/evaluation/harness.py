@@ -11,8 +11,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +25,17 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import datasets
 import lm_eval
+from lm_eval import utils as harness_utils
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from lpsteps.artifacts import read_parquet, sha256_bytes
-from lpsteps.errors import LpstepsError
+from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.scoring import Request, score_requests
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 # They warn of a loaded model, local data and the like, all of it intended here.
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 datasets.disable_progress_bars()
+# The harness compiles a template anew for every text: with five shots, eight times per question.
+harness_utils.env.from_string = lru_cache(maxsize=256)(harness_utils.env.from_string)
 
 _TASKS = Path(lm_eval.__file__).parent / "tasks"
 _TEMPLATE_KEYS = (
@@ -59,7 +65,7 @@ class HarnessScore:
     """The outcome of one benchmark.
 
     Attributes:
-        value: Mean of the metric over the documents, in percent.
+        value: Mean of the metric over the documents of all tasks, in percent.
         stderr: Standard error of that mean, in percentage points; None for a single one.
         ids: Row of each scored document in its split.
         outcomes: 0 or 1 per document: the metric, in the order of `ids`.
@@ -119,40 +125,125 @@ class PackedModel(HFLM):  # type: ignore[misc]
         return [(answer.log_likelihood, answer.is_greedy) for answer in answers]
 
 
-def load_task(
-    benchmark: HarnessSettings, data: Path, *, limit: int | None = None, fewshot: Path | None = None
-) -> ConfigurableTask:
-    """Load the harness's own task with the documents of local files.
+@dataclass(frozen=True)
+class LocalTask:
+    """A task of the harness on rows of a local file.
+
+    Attributes:
+        task: The harness's task; its document i is row `rows[i]`.
+        rows: Rows of the file that are its documents.
+    """
+
+    task: ConfigurableTask
+    rows: list[int]
+
+
+def rows_by_task(benchmark: HarnessSettings, table: pa.Table, source: Path) -> dict[str, list[int]]:
+    """Divide the rows of a table among the tasks of a benchmark.
 
     Args:
-        benchmark: Names the task and its folder in the harness.
-        data: Parquet file of the split to score, with the columns that the task's dataset has on
+        benchmark: Names the tasks and the column that tells their rows apart.
+        table: The rows.
+        source: Where the table comes from, for the message.
+
+    Returns:
+        The rows of each task in the order of the table; rows of no task are left out.
+
+    Raises:
+        LpstepsError: There is no such column, or a task has no rows.
+    """
+    if table.num_rows == 0:
+        tasks = benchmark.task or ", ".join(benchmark.tasks)
+        raise LpstepsError(f"{source}: cannot be read as the data of {tasks}: it has no rows")
+    column = benchmark.task_column
+    if column is None:
+        return {str(benchmark.task): list(range(table.num_rows))}
+    if column not in table.column_names:
+        raise LpstepsError(
+            f"{source}: no column {column!r}, which tells the tasks apart; "
+            f"{nearest(column, table.column_names)}"
+        )
+    rows_with: dict[str, list[int]] = {}
+    for row, value in enumerate(table[column].to_pylist()):
+        rows_with.setdefault(value, []).append(row)
+    for task, value in benchmark.tasks.items():
+        if value not in rows_with:
+            raise LpstepsError(
+                f"{source}: {column}: no row has {value!r}, which {task} needs; "
+                f"{nearest(value, rows_with)}"
+            )
+    return {task: rows_with[value] for task, value in benchmark.tasks.items()}
+
+
+def limited_rows(rows: Mapping[str, Sequence[int]], limit: int | None) -> dict[str, list[int]]:
+    """Keep `limit` rows, taken from the tasks in turn: the first of each, the second of each...
+
+    So a limited score stands on all tasks alike, whatever their sizes. A task that has no rows left
+    is passed over; one that gets none is left out.
+    """
+    turns = chain.from_iterable(zip_longest(*rows.values()))
+    kept = set(islice((row for row in turns if row is not None), limit))
+    shares = {task: [row for row in own if row in kept] for task, own in rows.items()}
+    return {task: share for task, share in shares.items() if share}
+
+
+def load_tasks(
+    benchmark: HarnessSettings, data: Path, *, limit: int | None = None, fewshot: Path | None = None
+) -> dict[str, LocalTask]:
+    """Load the harness's own tasks with the documents of local files.
+
+    Args:
+        benchmark: Names the tasks and their folder in the harness.
+        data: Parquet file of the split to score, with the columns that the tasks' dataset has on
             the Hub.
-        limit: Take only the first `limit` rows; None for all.
+        limit: Take only so many rows, as :func:`limited_rows` does; None for all.
         fewshot: Parquet file of the split that gives the examples; None for zero-shot.
 
     Raises:
-        LpstepsError: The harness has no such task, or the file lacks a column that the task needs.
+        LpstepsError: The harness has no such task, a file lacks a column that the task needs, or
+            there are fewer examples than shots.
     """
     folder = _TASKS / benchmark.task_folder
     # Indexing this folder takes milliseconds, indexing all of the harness's tasks several seconds.
     manager = TaskManager(include_path=folder, include_defaults=False)
-    if benchmark.task not in manager.all_subtasks:
+    table = read_parquet(data)
+    rows = limited_rows(rows_by_task(benchmark, table, data), limit)
+    examples = read_parquet(fewshot) if fewshot is not None else None
+    example_rows = rows_by_task(benchmark, examples, fewshot) if fewshot is not None else {}
+    tasks: dict[str, LocalTask] = {}
+    for name, own in rows.items():
+        # The harness prepares a split several times over, so cut it before rather than after.
+        splits = {"scored": datasets.Dataset(table.take(own))}
+        if examples is not None:
+            if len(example_rows[name]) < benchmark.shots:
+                raise LpstepsError(
+                    f"{fewshot}: {len(example_rows[name])} rows for {name}, which needs "
+                    f"{benchmark.shots} as examples"
+                )
+            splits["fewshot"] = datasets.Dataset(examples.take(example_rows[name]))
+        tasks[name] = LocalTask(_load_task(manager, benchmark, name, splits, data), own)
+    return tasks
+
+
+def _load_task(
+    manager: TaskManager,
+    benchmark: HarnessSettings,
+    name: str,
+    splits: Mapping[str, datasets.Dataset],
+    source: Path,
+) -> ConfigurableTask:
+    if name not in manager.all_subtasks:
         raise LpstepsError(
-            f"{benchmark.task}: lm-eval {lm_eval.__version__} has no such task in "
+            f"{name}: lm-eval {lm_eval.__version__} has no such task in "
             f"tasks/{benchmark.task_folder} (it has {', '.join(manager.all_subtasks) or 'none'})"
         )
-    # The harness prepares a split several times over, so cut it before rather than after.
-    splits = {"scored": datasets.Dataset(read_parquet(data).slice(0, limit))}
-    if fewshot is not None:
-        splits["fewshot"] = datasets.Dataset(read_parquet(fewshot))
     overrides = {
-        "task": benchmark.task,
+        "task": name,
         "custom_dataset": lambda **_: splits,
         "training_split": None,
         "validation_split": None,
         "test_split": "scored",
-        "fewshot_split": "fewshot" if fewshot is not None else None,
+        "fewshot_split": "fewshot" if "fewshot" in splits else None,
         "num_fewshot": benchmark.shots,
     }
     try:
@@ -160,18 +251,44 @@ def load_task(
         loaded = manager.load({"group": "local", "task": [overrides]})
     except (KeyError, IndexError, AttributeError) as error:
         raise LpstepsError(
-            f"{data}: cannot be read as the data of {benchmark.task} ({error!r}); it needs rows "
-            "with the columns of the dataset on the Hub"
+            f"{source}: cannot be read as the data of {name} ({error!r}); it needs rows with the "
+            "columns of the dataset on the Hub"
         ) from error
-    task: ConfigurableTask = loaded["tasks"][benchmark.task]
+    task: ConfigurableTask = loaded["tasks"][name]
     return task
 
 
-def _template_hash(task: ConfigurableTask) -> str:
-    """Hash of the rules that turn a document into prompt and choices."""
+def _template(task: ConfigurableTask) -> dict[str, Any]:
+    """The rules that turn a document into prompt and choices."""
     config = task.dump_config()
     template = {key: config.get(key) for key in _TEMPLATE_KEYS}
-    return sha256_bytes(json.dumps(template, sort_keys=True, default=str).encode())
+    if config["num_fewshot"]:
+        template["fewshot_sampler"] = task.fewshot_cfg.sampler
+    return template
+
+
+def _hash(content: Any) -> str:
+    return sha256_bytes(json.dumps(content, sort_keys=True, default=str).encode())
+
+
+def _task_settings(benchmark: HarnessSettings, tasks: Mapping[str, LocalTask]) -> dict[str, Any]:
+    """What a score states of its tasks: one value for all where they agree."""
+    versions = {name: str(local.task.VERSION) for name, local in tasks.items()}
+    templates = {name: _template(local.task) for name, local in tasks.items()}
+    agreed = set(versions.values())
+    version = agreed.pop() if len(agreed) == 1 else versions
+    if benchmark.task is not None:
+        return {
+            "task": benchmark.task,
+            "task_version": version,
+            "template_sha256": _hash(templates[benchmark.task]),
+        }
+    return {
+        "limit_order": f"rows in turn from each {benchmark.task_column}",
+        "tasks": list(tasks),
+        "task_version": version,
+        "template_sha256": _hash(templates),
+    }
 
 
 def _prompt_hash(samples: Sequence[dict[str, Any]]) -> str:
@@ -195,20 +312,29 @@ def score_benchmark(
         model: The wrapped model.
         benchmark: What to score.
         data: Parquet file of the split to score.
-        limit: Score only the first `limit` rows of the split; None for all.
+        limit: Score only so many rows, as :func:`limited_rows` takes them; None for all.
         fewshot: Parquet file of the examples' split, when the benchmark has shots.
         seed: Chooses the examples.
 
     Raises:
         LpstepsError: Task, data or metric do not fit together.
     """
-    task = load_task(benchmark, data, limit=limit, fewshot=fewshot)
-    task.set_fewshot_seed(seed=seed)
-    results = evaluate(model, {"tasks": {benchmark.task: task}}, bootstrap_iters=0)
-    samples = sorted(results["samples"][benchmark.task], key=lambda sample: sample["doc_id"])
+    tasks = load_tasks(benchmark, data, limit=limit, fewshot=fewshot)
+    for local in tasks.values():
+        local.task.set_fewshot_seed(seed=seed)
+    results = evaluate(
+        model, {"tasks": {name: local.task for name, local in tasks.items()}}, bootstrap_iters=0
+    )
+    sample_of = {
+        tasks[name].rows[sample["doc_id"]]: sample
+        for name, samples in results["samples"].items()
+        for sample in samples
+    }
+    ids = sorted(sample_of)
+    samples = [sample_of[row] for row in ids]
     if benchmark.metric not in samples[0]:
         raise LpstepsError(
-            f"metric: {benchmark.metric}: {benchmark.task} reports "
+            f"metric: {benchmark.metric}: {next(iter(tasks))} reports "
             f"{', '.join(sorted(samples[0]['metrics']))}"
         )
     outcomes = [int(sample[benchmark.metric]) for sample in samples]
@@ -219,7 +345,7 @@ def score_benchmark(
     return HarnessScore(
         value=100 * share,
         stderr=stderr,
-        ids=[sample["doc_id"] for sample in samples],
+        ids=ids,
         outcomes=outcomes,
         settings={
             "add_bos": model.add_bos_token,
@@ -228,8 +354,6 @@ def score_benchmark(
             "metric_key": f"{benchmark.metric},none",
             "prompts_sha256": _prompt_hash(samples),
             "shots": benchmark.shots,
-            "task": benchmark.task,
-            "task_version": str(task.VERSION),
-            "template_sha256": _template_hash(task),
-        },
+        }
+        | _task_settings(benchmark, tasks),
     )

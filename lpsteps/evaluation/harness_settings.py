@@ -17,9 +17,14 @@ from pydantic import (
 class HarnessSettings(BaseModel):
     """Multiple-choice questions, scored through lm-evaluation-harness.
 
+    A benchmark is one task of the harness, or several whose documents are pooled: every document
+    counts the same, whichever task it belongs to.
+
     Attributes:
-        task: Name of the task in the harness.
-        task_folder: Folder of its definition below the harness's `tasks/`; named after the task
+        task: Name of the task in the harness; None for several.
+        tasks: Names of several tasks, and for each the value of `task_column` in its rows.
+        task_column: Column of the dataset that says which of `tasks` a row belongs to.
+        task_folder: Folder of the definitions below the harness's `tasks/`; named after the task
             unless stated.
         dataset: Entry of the data config that gives the documents.
         split: Split of the dataset that is scored.
@@ -32,8 +37,10 @@ class HarnessSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     protocol: Literal["harness"]
-    task: str
-    task_folder: str = ""
+    task: str | None = None
+    tasks: dict[str, str] = Field(default={})
+    task_column: str | None = Field(default=None, validate_default=True)
+    task_folder: str = Field(default="", validate_default=True)
     dataset: str
     split: str
     metric: Literal["acc", "acc_norm"]
@@ -45,9 +52,26 @@ class HarnessSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_the_folder_after_the_task(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "task" in values:
+        if isinstance(values, dict) and values.get("task") is not None:
             return {"task_folder": values["task"], **values}
         return values
+
+    @field_validator("task_column")
+    @classmethod
+    def _tasks_divide_the_rows(cls, column: str | None, info: ValidationInfo) -> str | None:
+        several = bool(info.data.get("tasks"))
+        if several == (info.data.get("task") is not None):
+            raise ValueError("give either `task` or `tasks` with a `task_column`")
+        if several != (column is not None):
+            raise ValueError("`tasks` and `task_column` need each other")
+        return column
+
+    @field_validator("task_folder")
+    @classmethod
+    def _folder_is_known(cls, folder: str) -> str:
+        if not folder:
+            raise ValueError("required with `tasks`")
+        return folder
 
     @field_validator("fewshot_split")
     @classmethod

@@ -9,31 +9,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lpsteps.errors import LpstepsError, nearest
+from lpsteps.errors import LpstepsError
+from lpsteps.models.families import LAYOUTS, USUAL_LAYOUTS, Layout
 
-
-@dataclass(frozen=True)
-class _Layout:
-    """Attribute paths: the backbone from the model, the final norm from the backbone."""
-
-    backbone: str = "model"
-    norm: str = "norm"
-
-
-# By `config.model_type`. A new family with Llama's layout is one more line here; the test suite
-# runs every family that is named in `tests/conftest.py`.
-_LAYOUTS = {
-    "gemma2": _Layout(),
-    "gemma3_text": _Layout(),
-    "gpt_neox": _Layout(backbone="gpt_neox", norm="final_layer_norm"),
-    "llama": _Layout(),
-    "mistral": _Layout(),
-    "olmo2": _Layout(),
-    "opt": _Layout(backbone="model.decoder", norm="final_layer_norm"),
-    "phi3": _Layout(),
-    "qwen2": _Layout(),
-    "qwen3": _Layout(),
-}
+# Tokens on which the head of an untested family is checked.
+_TOKENS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,26 +53,68 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
     """Return the backbone, layers, norm and head of a model.
 
     Raises:
-        LpstepsError: The family is unknown, or its layers do not end in a norm.
+        LpstepsError: The parts of an unknown family are not where families usually keep them, or
+            its layers do not end in a norm.
     """
-    family = model.config.model_type
-    if family not in _LAYOUTS:
-        raise LpstepsError(f"model_type: {family}: {nearest(family, _LAYOUTS)}")
-    layout = _LAYOUTS[family]
+    layout = _layout_of(model)
     backbone = model.get_submodule(layout.backbone)
     norm = getattr(backbone, layout.norm)
     if norm is None:
         raise LpstepsError(
-            f"model_type: {family}: this model has no final norm (as OPT-350m); "
+            f"model_type: {model.config.model_type}: this model has no final norm (as OPT-350m); "
             "only a model whose last layer is followed by a norm can be pruned"
         )
     return Decoder(
         backbone=backbone,
-        layers=cast(nn.ModuleList, backbone.get_submodule("layers")),
+        layers=cast(nn.ModuleList, backbone.get_submodule(layout.layers)),
         norm=norm,
         lm_head=cast(nn.Module, model.get_output_embeddings()),
         logit_cap=getattr(model.config, "final_logit_softcapping", None),
     )
+
+
+def _layout_of(model: PreTrainedModel) -> Layout:
+    family = model.config.model_type
+    if family in LAYOUTS:
+        return LAYOUTS[family]
+    modules = dict(model.named_modules())
+    for layout in USUAL_LAYOUTS:
+        layers = modules.get(f"{layout.backbone}.{layout.layers}")
+        norm = modules.get(f"{layout.backbone}.{layout.norm}")
+        if isinstance(layers, nn.ModuleList) and norm is not None:
+            return layout
+    places = ", ".join(
+        f"{layout.backbone}.{layout.layers} and .{layout.norm}" for layout in USUAL_LAYOUTS
+    )
+    raise LpstepsError(
+        f"model_type: {family}: no decoder layers with a final norm at a usual place ({places}); "
+        "name their place in lpsteps/models/families.py"
+    )
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Check, by running a few tokens, that a model's logits are what its head makes of the norm.
+
+    The tested families are known to be so. Others may scale or shift their logits outside the head.
+
+    Raises:
+        LpstepsError: They differ.
+    """
+    layout = LAYOUTS.get(model.config.model_type)
+    if layout is not None and layout.native:
+        return
+    decoder = decoder_of(model)
+    tokens = torch.arange(_TOKENS, device=model.device)[None]
+    with torch.inference_mode():
+        hidden = decoder.backbone(input_ids=tokens, use_cache=False).last_hidden_state
+        logits = decoder.logits(hidden)
+        expected = model(input_ids=tokens, use_cache=False).logits.to(logits.dtype)
+    if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
+        raise LpstepsError(
+            f"model_type: {model.config.model_type}: its logits are not those of its "
+            "language-model head on its final norm; what stands in between has to be added to "
+            "lpsteps/models/layers.py"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +133,23 @@ class BranchOutputs:
     normalised: bool
 
 
-_BRANCH_OUTPUTS = (
-    ("self_attn.o_proj", "mlp.down_proj"),
-    ("attention.dense", "mlp.dense_4h_to_h"),
-    ("self_attn.out_proj", "fc2"),
-)
+_GATED = ("self_attn.o_proj", "mlp.down_proj")
+
+# By the class of the layer: a module of such a name may be scaled or normed on its way to the
+# stream in a family that nobody has looked at.
+_BRANCH_OUTPUTS = {
+    "DecoderLayer": _GATED,  # Baichuan
+    "Gemma2DecoderLayer": _GATED,
+    "Gemma3DecoderLayer": _GATED,
+    "GPTNeoXLayer": ("attention.dense", "mlp.dense_4h_to_h"),
+    "LlamaDecoderLayer": _GATED,
+    "MistralDecoderLayer": _GATED,
+    "OPTDecoderLayer": ("self_attn.out_proj", "fc2"),
+    "Olmo2DecoderLayer": _GATED,
+    "Phi3DecoderLayer": _GATED,
+    "Qwen2DecoderLayer": _GATED,
+    "Qwen3DecoderLayer": _GATED,
+}
 
 
 def branch_outputs(layer: nn.Module) -> BranchOutputs:
@@ -125,16 +159,18 @@ def branch_outputs(layer: nn.Module) -> BranchOutputs:
         layer: A layer of one of the known families.
 
     Raises:
-        LpstepsError: The layer has no such modules under any known name.
+        LpstepsError: They are not known for this class of layers.
     """
-    modules = dict(layer.named_modules())
-    for attention, mlp in _BRANCH_OUTPUTS:
-        if attention in modules and mlp in modules:
-            return BranchOutputs(
-                attention=cast(nn.Linear, modules[attention]),
-                mlp=cast(nn.Linear, modules[mlp]),
-                normalised="post_feedforward_layernorm" in modules,
-            )
-    raise LpstepsError(
-        f"layer: {type(layer).__name__}: no output projections under the names of a known family"
+    names = _BRANCH_OUTPUTS.get(type(layer).__name__)
+    if names is None:
+        raise LpstepsError(
+            f"layer: {type(layer).__name__}: no output projections are known for this class; "
+            "choose a repair that leaves them alone, such as linearpatch, or name them in "
+            "lpsteps/models/layers.py"
+        )
+    attention, mlp = (layer.get_submodule(name) for name in names)
+    return BranchOutputs(
+        attention=cast(nn.Linear, attention),
+        mlp=cast(nn.Linear, mlp),
+        normalised="post_feedforward_layernorm" in dict(layer.named_children()),
     )

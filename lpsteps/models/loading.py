@@ -17,7 +17,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lpsteps.artifacts import read_json
+from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.models.families import check_family, check_remote_code
+from lpsteps.models.layers import check_head
 
 THREADS_VARIABLE = "LPSTEPS_THREADS"
 
@@ -109,9 +112,10 @@ def load_model(
     dtype: torch.dtype,
     *,
     device: torch.device | None = None,
-    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model for inference.
+
+    Code that came with the model runs where the folder's manifest says that its entry trusts it.
 
     Attention is torch's scaled dot-product attention wherever the family supports it, else the
     eager one (Gemma 2, whose soft-capped attention scores it cannot express).
@@ -120,7 +124,6 @@ def load_model(
         folder: A local folder with `config.json` and safetensors weights.
         dtype: The dtype of the weights in memory.
         device: Where to put it; by default the first CUDA device, else the CPU.
-        trust_remote_code: Whether Python code in the folder may run.
 
     Returns:
         The model in evaluation mode, with no parameter that requires a gradient.
@@ -130,6 +133,10 @@ def load_model(
     """
     if not (folder / "config.json").is_file():
         raise LpstepsError(f"{folder}: no config.json: not a model folder")
+    trusted = trusts_code(folder)
+    config = read_json(folder / "config.json")
+    check_family(config, f"{folder}/config.json")
+    check_remote_code(config, f"{folder}/config.json", trusted)
     # Steps show their own progress, and only on a terminal.
     transformers_logging.disable_progress_bar()
     try:
@@ -138,24 +145,26 @@ def load_model(
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=trusted,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise LpstepsError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
     model.requires_grad_(False)
-    return cast(PreTrainedModel, model.eval().to(device or default_device()))
+    model = cast(PreTrainedModel, model.eval().to(device or default_device()))
+    check_head(model)
+    return model
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder.
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder; its code runs where the manifest says it is trusted.
 
     Raises:
         LpstepsError: The folder does not hold one.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
+            folder, local_files_only=True, trust_remote_code=trusts_code(folder)
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise LpstepsError(f"{folder}: no tokenizer: {str(error).splitlines()[0]}") from error
     return cast(PreTrainedTokenizerBase, tokenizer)

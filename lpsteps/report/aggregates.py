@@ -31,6 +31,30 @@ def mean(parts: Sequence[Estimate]) -> Estimate:
     )
 
 
+def weighted_mean(parts: Sequence[Estimate], weights: Sequence[int]) -> Estimate:
+    """Return the weighted mean; its standard error takes the parts as independent.
+
+    With the numbers of questions as weights, this is the accuracy over all questions of several
+    subjects (the weighted average of Table 17 of arXiv 2505.24680).
+
+    Args:
+        parts: At least one estimate.
+        weights: One positive weight per part.
+
+    Returns:
+        ``sum(w v) / sum(w)`` and ``sqrt(sum((w e)^2)) / sum(w)``.
+    """
+    total = sum(weights)
+    errors = [
+        None if part.stderr is None else weight * part.stderr
+        for part, weight in zip(parts, weights, strict=True)
+    ]
+    return Estimate(
+        math.fsum(weight * part.value for part, weight in zip(parts, weights, strict=True)) / total,
+        _root_sum_of_squares(errors, total),
+    )
+
+
 def retained_performance(pruned: Sequence[Estimate], dense: Sequence[Estimate]) -> Estimate:
     """Return the mean over tasks of pruned / dense, in percent (column RP of the paper).
 

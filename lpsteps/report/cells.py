@@ -16,11 +16,24 @@ from lpsteps.distillation.teacher_store import bytes_per_target
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan
-from lpsteps.report.aggregates import Estimate, mean, removed_ratio, retained_performance
+from lpsteps.report.aggregates import (
+    Estimate,
+    mean,
+    removed_ratio,
+    retained_performance,
+    weighted_mean,
+)
 from lpsteps.report.bootstrap import RESAMPLES
 from lpsteps.report.costs import stored_target_bytes
 from lpsteps.report.curves import TrainingCurve, thinned_curve
-from lpsteps.report.definitions import NO_RECOVERY, Column, Row, TableDefinition
+from lpsteps.report.definitions import (
+    MODEL_FACTS,
+    NO_RECOVERY,
+    OVERHEADS,
+    Column,
+    Row,
+    TableDefinition,
+)
 from lpsteps.report.evidence import (
     BuildSpec,
     DistillationFacts,
@@ -42,14 +55,21 @@ from lpsteps.report.formats import (
     format_training,
     format_value,
 )
+from lpsteps.report.model_facts import model_fact
+from lpsteps.report.overheads import UNJUDGED, overhead_fact
 from lpsteps.report.published import Key, PublishedCell, by_variant
 from lpsteps.report.shares import Bounded, Share, measure_share, obstacle
+from lpsteps.report.significance import Entry, Finding, Test, compare_column, describe
+from lpsteps.report.verdicts import Verdict, judge, judge_layers, summarise
 from lpsteps.width_pruning import WidthManifest
 
-SCHEMA = 3
+SCHEMA = 4
 
 # Columns that a distilled row fills from its training curve.
 _FROM_CURVES = ("distilled_windows", "distilled_tokens", "calibration_tokens", "target_storage")
+
+# Columns whose rows are compared with each other on the documents and windows behind them.
+_COMPARED = ("benchmark", "mean", "weighted_mean", "retained")
 
 MISSING_TEXT = "\N{EN DASH}"
 
@@ -90,6 +110,35 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Versus:
+    """A number beside that of another row, on the same documents or windows.
+
+    Attributes:
+        cell: Id of the other row's cell.
+        label: What the other row is.
+        difference: Own value minus the other's.
+        interval: 95 % interval of the difference.
+        p: Two-sided p-value of no difference.
+        adjusted: The same, corrected for all comparisons of the kind in its column and section.
+        family: How many these are.
+        test: How ``p`` was found.
+        told_apart: Whether the rows differ at the 5 % level after the correction.
+        text: Difference, interval and p-values as displayed.
+    """
+
+    cell: str
+    label: str
+    difference: float
+    interval: list[float]
+    p: float
+    adjusted: float
+    family: int
+    test: Test
+    told_apart: bool
+    text: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One cell of one table.
 
@@ -97,7 +146,8 @@ class Cell:
         id: ``table/model/n<removed layers>/row/column``; the same from run to run.
         variant: Folder of the variant, None for printed cells and undefined variants.
         value: Exact value: a list of layers in removal order in columns of layers, a whole number
-            in columns of costs, true or false where the text is a word.
+            in columns of costs and counts, true or false where the text is a word, words in columns
+            of text.
         text: The value as displayed.
         stderr: Standard error in the unit of the value.
         interval: 95 % interval of the value, lower and upper bound, where it was resampled.
@@ -110,9 +160,14 @@ class Cell:
         parts: Ids of the cells that a derived value was computed from.
         benchmarks_used: How many benchmarks a derived value is over.
         benchmarks_wanted: How many the paper takes it over.
-        published: The printed number for the same configuration.
+        published: The printed number for the same configuration, layers or words in such columns.
         difference: Value minus published. In columns of layers: how many of the removed layers
             the paper keeps.
+        difference_stderr: Standard error of the difference, where a sample moves the value.
+        verdict: Whether the value reproduces the printed one.
+        unjudged: Why there is no verdict on a measured value beside a printed one.
+        versus_best: How the value differs from the best one of its column and section.
+        versus_unrepaired: How it differs from that of the same cut without repair.
         reason: Why the cell is missing.
         note: What else a reader of the number has to know.
         mark: ``best`` or ``second`` among the measured pruned rows of the section.
@@ -126,7 +181,7 @@ class Cell:
     n_pruned: int
     status: Literal["measured", "published", "missing"]
     variant: str | None = None
-    value: float | int | bool | list[int] | None = None
+    value: float | int | bool | str | list[int] | None = None
     text: str = MISSING_TEXT
     stderr: float | None = None
     interval: list[float] | None = None
@@ -139,10 +194,15 @@ class Cell:
     parts: list[str] = field(default_factory=list)
     benchmarks_used: int | None = None
     benchmarks_wanted: int | None = None
-    published: float | list[int] | None = None
+    published: float | str | list[int] | None = None
     published_text: str | None = None
     published_note: str | None = None
     difference: float | int | None = None
+    difference_stderr: float | None = None
+    verdict: Verdict | None = None
+    unjudged: str | None = None
+    versus_best: Versus | None = None
+    versus_unrepaired: Versus | None = None
     reason: str | None = None
     note: str | None = None
     mark: Literal["best", "second"] | None = None
@@ -170,6 +230,7 @@ def build_payload(
     printed = list(published)
     index = by_variant(printed)
     cells: dict[str, Cell] = {}
+    listed: list[dict[str, Any]] = []
     tables = []
     for definition in definitions:
         _check_columns(definition, printed)
@@ -181,7 +242,10 @@ def build_payload(
             index,
             published_digests,
         )
-        tables.append(builder.build())
+        table = builder.build()
+        own = [asdict(cell) for cell in builder.cells.values()]
+        tables.append({**table, "summary": summarise(own)})
+        listed += own
         cells.update(builder.cells)
     counts = Counter(cell.status for cell in cells.values())
     used = {cell.variant for cell in cells.values() if cell.variant is not None}
@@ -194,9 +258,10 @@ def build_payload(
             ],
             "counts": {name: counts[name] for name in ("measured", "published", "missing")},
             "limits": _sample_limits(evidence),
+            "summary": summarise(listed),
         },
         "tables": tables,
-        "cells": [asdict(cell) for cell in cells.values()],
+        "cells": listed,
         "variants": {folder: _describe_variant(folder, spec, evidence) for folder in sorted(used)},
         "scores": {
             score.path: score.content.model_dump(include={"metric", "protocol", "settings"})
@@ -341,6 +406,7 @@ class _TableBuilder:
             return None
         return {
             "rows": [{"id": row, "label": label} for row, label in figure.rows.items()],
+            "x": figure.x.model_dump() if figure.x else None,
             "panels": [panel.model_dump() for panel in figure.panels],
         }
 
@@ -370,11 +436,13 @@ class _TableBuilder:
     def _measured_section(self, model: str, n: int) -> dict[str, Any]:
         facts = self.spec.models[model]
         dense = self.definition.dense_row
-        rows = self.definition.pruned_rows if n else ([dense] if dense else [])
+        unpruned = (*([dense] if dense else []), *self.definition.overhead_rows)
+        rows = self.definition.pruned_rows if n else unpruned
         for row in rows:
             self._add_row(row, model, n)
         if n:
             self._mark_best(rows, model, n)
+            self._compare_rows(rows, model, n)
         matched = set[PublishedCell]()
         for row in rows:
             for column in self.definition.columns:
@@ -444,7 +512,7 @@ class _TableBuilder:
 
     def _published_cell(self, printed: PublishedCell) -> Cell:
         layers = printed.layers
-        value = list(layers) if layers is not None else printed.value
+        value = list(layers) if layers is not None else printed.words or printed.value
         text = format_layers(layers) if layers is not None else printed.text
         return Cell(
             id=self._id(printed.model, printed.n, printed.row, printed.column),
@@ -473,10 +541,12 @@ class _TableBuilder:
         self.cells[cell.id] = cell
 
     def _printed(self, row: Row, column: Column, model: str, n: int) -> PublishedCell | None:
-        if row.calibration is not None:
-            return None
-        key = (self.definition.id, model, n, row.selection, row.recovery, column.id)
-        return self.index.get(key)
+        if row.overhead is not None:
+            place = (model, n, row.id, column.id)
+            cells = (c for c in self.printed if (c.model, c.n, c.row, c.column) == place)
+            return next(cells, None)
+        variant = (n, row.selection, row.recovery, row.calibration)
+        return self.index.get((self.definition.id, model, *variant, column.id))
 
     def _add_row(self, row: Row, model: str, n: int) -> None:
         # Derived columns look up the scores of their own row and of the dense row.
@@ -496,10 +566,12 @@ class _TableBuilder:
             trained = None
             if column.higher_is_better is not None and cell.status == "measured":
                 trained = self._trained(row, model, n)
-            self._add(_beside_published(cell, printed, trained))
+            self._add(_beside_published(cell, column, printed, trained))
 
     def _folder(self, row: Row, model: str, n: int) -> str | None:
         """Return where the variant of a row lies, None if the profile does not build it."""
+        if row.overhead is not None:
+            return None
         if row.selection is None:
             return self.evidence.folders.get((model, n, None, None, None))
         calibration = row.calibration or self.spec.calibration
@@ -555,6 +627,8 @@ class _TableBuilder:
                 return row.missing or f"no selection '{row.selection}' is configured"
             if row.recovery not in self.spec.recoveries:
                 return row.missing or f"no recovery '{row.recovery}' is configured"
+            if row.calibration in self.spec.unavailable_calibrations:
+                return self.spec.unavailable_calibrations[row.calibration]
             facts = self.spec.recovery(row.recovery, row.calibration)
             if facts is None:
                 return row.missing or f"no calibration '{row.calibration}' is configured"
@@ -578,6 +652,10 @@ class _TableBuilder:
             return replace(blank, reason="removes heads and channels: there is no cut to repair")
         if column.kind == "layers":
             return self._layers_cell(blank, row)
+        if column.kind in MODEL_FACTS:
+            return self._model_cell(blank, column)
+        if column.kind in OVERHEADS:
+            return self._overhead_cell(blank, row, column)
         if blank.variant is None:
             return replace(blank, reason="this profile does not build the variant")
         if column.kind == "benchmark":
@@ -637,6 +715,31 @@ class _TableBuilder:
             value=list(plan.content.order),
             text=format_layers(plan.content.order),
             source=Source(plan.path, "/order", plan.sha256),
+        )
+
+    def _model_cell(self, blank: Cell, column: Column) -> Cell:
+        fact = model_fact(column.kind, self.spec.models[blank.model])
+        if fact is None:
+            return replace(blank, reason="a folder has no revision")
+        return replace(
+            blank, status="measured", value=fact.value, text=fact.text, note=fact.note or None
+        )
+
+    def _overhead_cell(self, blank: Cell, row: Row, column: Column) -> Cell:
+        problem = self.evidence.problems.get(f"results/{blank.model}/overheads.json")
+        sourced = self.evidence.overheads.get(blank.model)
+        if problem is not None or sourced is None:
+            return replace(blank, reason=problem or "there is no file of costs")
+        fact = overhead_fact(column.kind, row.overhead or "", sourced.content)
+        if isinstance(fact, str):
+            return replace(blank, reason=fact)
+        return replace(
+            blank,
+            status="measured",
+            value=fact.value,
+            text=fact.text,
+            source=Source(sourced.path, fact.pointer, sourced.sha256),
+            note=fact.note,
         )
 
     def _ratio_cell(self, blank: Cell, row: Row, variant: str) -> Cell:
@@ -872,7 +975,7 @@ class _TableBuilder:
             return replace(blank, reason=problem)
         own = [built[name] for name in names]
         dense_row = self.definition.dense_row
-        if column.kind == "mean" or row.selection is None or dense_row is None:
+        if column.kind != "retained" or row.selection is None or dense_row is None:
             dense = []
         else:
             dense = [self.cells[self._id(model, 0, dense_row.id, name)] for name in names]
@@ -883,6 +986,12 @@ class _TableBuilder:
         note = None
         if column.kind == "mean":
             estimate = mean([_estimate(part) for part in own])
+        elif column.kind == "weighted_mean":
+            totals = [part.total for part in own if part.total is not None]
+            if len(totals) < len(own):
+                return replace(blank, reason="the sizes of the splits are not known")
+            estimate = weighted_mean([_estimate(part) for part in own], totals)
+            note = f"weighted by {', '.join(format_count(total) for total in totals)} documents"
         elif row.selection is None:
             estimate = Estimate(100.0)
             note = "by definition"
@@ -944,6 +1053,69 @@ class _TableBuilder:
     def _removed(self, row: Row, model: str, n: int) -> tuple[int, ...] | None:
         plan = self._plan(row, model, n)
         return plan.content.layers if plan else None
+
+    def _compare_rows(self, rows: Sequence[Row], model: str, n: int) -> None:
+        """Put into each number how it differs from the best one, and from no repair."""
+        contenders = [row.id for row in rows if self._kept(row, model, n) is None]
+        bare: dict[tuple[int, ...] | None, str] = {}
+        for row in rows:
+            layers = self._removed(row, model, n)
+            if row.recovery == NO_RECOVERY and layers is not None:
+                bare.setdefault(layers, row.id)
+        unrepaired = {
+            row.id: bare[layers]
+            for row in rows
+            if row.recovery != NO_RECOVERY and (layers := self._removed(row, model, n)) in bare
+        }
+        for column in self.definition.columns:
+            if column.kind not in _COMPARED or not column.shown:
+                continue
+            entries = {
+                row.id: entry
+                for row in rows
+                if (entry := self._entry(self._id(model, n, row.id, column.id), column))
+            }
+            best, repair = compare_column(
+                entries, contenders, unrepaired, column.higher_is_better is True
+            )
+            for row in rows:
+                name = self._id(model, n, row.id, column.id)
+                self.cells[name] = replace(
+                    self.cells[name],
+                    versus_best=self._versus(best.get(row.id), row, column, model, n),
+                    versus_unrepaired=self._versus(repair.get(row.id), row, column, model, n),
+                )
+
+    def _entry(self, name: str, column: Column) -> Entry | None:
+        """Return what stands behind a number, None if the cell is missing."""
+        cell = self.cells[name]
+        if not isinstance(cell.value, float):
+            return None
+        scores = []
+        for part in [self.cells[part] for part in cell.parts] or [cell]:
+            assert part.variant is not None  # Or it would be missing.
+            scores.append(self.evidence.scores[part.variant, part.column].content)
+        own, dense = scores[: cell.benchmarks_used or 1], scores[cell.benchmarks_used or 1 :]
+        weights = [1 if column.kind != "weighted_mean" else score.total or 0 for score in own]
+        return Entry(cell.value, tuple(own), tuple(weights), tuple(dense))
+
+    def _versus(
+        self, finding: Finding | None, row: Row, column: Column, model: str, n: int
+    ) -> Versus | None:
+        if finding is None:
+            return None
+        return Versus(
+            cell=self._id(model, n, finding.other, column.id),
+            label=self._label_beside(finding.other, row),
+            difference=finding.difference,
+            interval=list(finding.bounds),
+            p=finding.p,
+            adjusted=finding.adjusted,
+            family=finding.family,
+            test=finding.test,
+            told_apart=finding.told_apart,
+            text=describe(finding),
+        )
 
     def _mark_best(self, rows: Sequence[Row], model: str, n: int) -> None:
         # A row that keeps some of the layers is smaller by fewer layers than the others.
@@ -1050,35 +1222,46 @@ def _estimate(cell: Cell) -> Estimate:
     return Estimate(cell.value, cell.stderr)
 
 
-def _beside_published(cell: Cell, printed: PublishedCell | None, trained: _Trained | None) -> Cell:
-    """Put the printed value, and where comparable the difference, into a measured cell."""
+def _beside_published(
+    cell: Cell, column: Column, printed: PublishedCell | None, trained: _Trained | None
+) -> Cell:
+    """Put the printed value, and where comparable the difference and a verdict, into a cell."""
     if trained is not None:
-        beside = "" if printed is None else trained.beside_printed
-        note = "; ".join(filter(None, [cell.note, trained.note, beside]))
+        otherwise = "" if printed is None else trained.beside_printed
+        note = "; ".join(filter(None, [cell.note, trained.note, otherwise]))
         cell = replace(cell, note=note)
     if printed is None:
         return cell
     layers = printed.layers
-    if layers is not None:
-        difference = len(set(cell.value) - set(layers)) if isinstance(cell.value, list) else None
-        return replace(
-            cell,
-            published=list(layers),
-            published_text=format_layers(layers),
-            published_note=printed.note or None,
-            difference=difference,
-        )
+    beside = replace(
+        cell,
+        published=list(layers) if layers is not None else printed.words or printed.value,
+        published_text=format_layers(layers) if layers is not None else printed.text,
+        published_note=printed.note or None,
+    )
+    if cell.status != "measured":
+        return beside
+    if layers is not None and isinstance(cell.value, list):
+        difference = len(set(cell.value) - set(layers))
+        return replace(beside, difference=difference, verdict=judge_layers(cell.value, layers))
+    if not isinstance(cell.value, float):
+        return replace(beside, unjudged="a fact of the run or of the model, not a result")
+    if printed.value is None:
+        return replace(beside, unjudged="the paper prints no number")
+    if column.kind in UNJUDGED:
+        return replace(beside, unjudged=UNJUDGED[column.kind])
     # A mean over fewer benchmarks than the printed one is another quantity, and so is what
     # training on more or less text gives.
-    comparable = cell.benchmarks_used == cell.benchmarks_wanted
-    comparable &= trained is None or trained.as_printed
-    difference_of_values = None
-    if isinstance(cell.value, float) and printed.value is not None and comparable:
-        difference_of_values = cell.value - printed.value
-    return replace(
-        cell,
-        published=printed.value,
-        published_text=printed.text,
-        published_note=printed.note or None,
-        difference=difference_of_values,
+    if cell.benchmarks_used != cell.benchmarks_wanted:
+        return replace(beside, unjudged="over fewer benchmarks than the printed value")
+    if trained is not None and not trained.as_printed:
+        return replace(beside, unjudged="trained on another amount of text than the paper's row")
+    beside = replace(beside, difference=cell.value - printed.value)
+    if cell.n_pruned == 0 and column.kind in ("ratio", "retained"):
+        return replace(beside, unjudged="holds by definition")
+    verdict, stderr = judge(
+        column, cell.value, cell.stderr, cell.n, cell.limited, printed.value, printed.text
     )
+    if verdict is None:
+        return replace(beside, unjudged="its standard error is not known")
+    return replace(beside, verdict=verdict, difference_stderr=stderr)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.overheads.measurements import OperationName, StorageName
 from lpsteps.validation import validated
 
 FOLDER = Path("reports/tables")
@@ -37,6 +38,10 @@ Unit = Literal[
     "windows",
     "outcomes",
     "bytes",
+    "text",
+    "count",
+    "milliseconds",
+    "factor",
 ]
 
 # Units of the columns that have one unit only.
@@ -52,7 +57,28 @@ _UNITS: dict[str, Unit] = {
     "distilled_tokens": "tokens",
     "top_k": "outcomes",
     "target_storage": "bytes",
+    "model_source": "text",
+    "model_revision": "text",
+    "model_layers": "count",
+    "model_width": "count",
+    "model_parameters": "parameters",
+    "overhead_parameters": "parameters",
+    "overhead_flops": "flops",
+    "overhead_prefill": "milliseconds",
+    "overhead_decode": "milliseconds",
+    "overhead_size_ratio": "factor",
+    "overhead_prefill_ratio": "factor",
+    "overhead_decode_ratio": "factor",
+    "storage_per_token": "bytes",
+    "storage_text": "bytes",
+    "storage_ratio": "factor",
 }
+
+MODEL_FACTS = tuple(kind for kind in _UNITS if kind.startswith("model_"))
+"""Kinds of columns that state facts of the dense model, for which nothing has to be run."""
+
+OVERHEADS = tuple(kind for kind in _UNITS if kind.startswith(("overhead_", "storage_")))
+"""Kinds of columns that state what an operation costs, or a way to store targets."""
 
 MOST_LINES = 8
 
@@ -68,6 +94,8 @@ class Column(BaseModel):
             ==================== ===============================================================
             benchmark            a score
             mean                 mean of the columns ``of``
+            weighted_mean        mean of the columns ``of``, each weighted by the number of
+                                 documents that its whole split has
             retained             mean over the columns ``of`` of pruned / dense, in percent
             share_closed         mean over the perplexities ``of`` of the part of the gap between
                                  the table's reference row and the dense model that is closed
@@ -83,6 +111,20 @@ class Column(BaseModel):
             distilled_tokens     tokens that it read, those of a second pass counted again
             top_k                outcomes per position that it compares
             target_storage       bytes that its targets take when they are stored
+            model_source         repository, package or folder that the model comes from
+            model_revision       commit or version of it
+            model_layers         decoder layers of the dense model
+            model_width          width of its residual stream
+            model_parameters     its parameters
+            overhead_parameters  parameters of an operation
+            overhead_flops       floating-point operations of it for each token
+            overhead_prefill     time of it for a batch of windows
+            overhead_decode      time of it for one more token of each window
+            overhead_size_ratio  its parameters over those of the patch
+            overhead_..._ratio   its time over that of the patch
+            storage_per_token    bytes that a way to store targets takes for each token
+            storage_text         bytes that it takes for the training text
+            storage_ratio        how many times smaller that is than hidden states
             ==================== ===============================================================
         unit: Unit of the cells.
         group: Heading above neighbouring columns that share it; empty for none.
@@ -101,6 +143,7 @@ class Column(BaseModel):
     kind: Literal[
         "benchmark",
         "mean",
+        "weighted_mean",
         "retained",
         "share_closed",
         "ratio",
@@ -114,6 +157,21 @@ class Column(BaseModel):
         "distilled_tokens",
         "top_k",
         "target_storage",
+        "model_source",
+        "model_revision",
+        "model_layers",
+        "model_width",
+        "model_parameters",
+        "overhead_parameters",
+        "overhead_flops",
+        "overhead_prefill",
+        "overhead_decode",
+        "overhead_size_ratio",
+        "overhead_prefill_ratio",
+        "overhead_decode_ratio",
+        "storage_per_token",
+        "storage_text",
+        "storage_ratio",
     ] = "benchmark"
     unit: Unit
     group: str = ""
@@ -125,7 +183,7 @@ class Column(BaseModel):
     @property
     def is_derived(self) -> bool:
         """Whether the value is computed from other columns."""
-        return self.kind in ("mean", "retained", "share_closed")
+        return self.kind in ("mean", "weighted_mean", "retained", "share_closed")
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -138,8 +196,8 @@ class Column(BaseModel):
     def _check_kind(self) -> Column:
         if bool(self.of) != self.is_derived:
             raise ValueError(
-                f"'{self.id}': `of` lists benchmarks for kind mean, retained or share_closed, "
-                "only there"
+                f"'{self.id}': `of` lists benchmarks for kind mean, weighted_mean, retained or "
+                "share_closed, only there"
             )
         if self.against and self.kind != "share_closed":
             raise ValueError(f"'{self.id}': `against` lists rows for kind share_closed, only there")
@@ -173,6 +231,7 @@ class Row(BaseModel):
             None for the profile's.
         missing: What to say where the config lacks the selection, the recovery or the calibration.
         group: Heading above neighbouring rows that share it; empty for none.
+        overhead: Operation or way to store targets that a row of costs is about.
         printed_tokens: Tokens on which the paper trains the row, in one pass, where it says so. A
             row of ours that is trained on another number of them, or in several passes, shows no
             difference.
@@ -187,6 +246,7 @@ class Row(BaseModel):
     calibration: str | None = None
     missing: str | None = None
     group: str = ""
+    overhead: OperationName | StorageName | None = None
     printed_tokens: int | None = Field(default=None, ge=1)
 
     @property
@@ -201,6 +261,11 @@ class Row(BaseModel):
         if self.selection is None and self.calibration is not None:
             raise ValueError(
                 f"row '{self.id}': calibration: '{self.calibration}': the dense model needs none"
+            )
+        if self.selection is not None and self.overhead is not None:
+            raise ValueError(
+                f"row '{self.id}': overhead: '{self.overhead}': costs are those of no selection; "
+                "leave one out"
             )
         return self
 
@@ -221,18 +286,53 @@ class Panel(BaseModel):
     scale: Literal["linear", "log"] = "linear"
 
 
-class Figure(BaseModel):
-    """Pictures of some rows of a table, one line each; no more than can be told apart.
+class Sweep(BaseModel):
+    """A horizontal axis along which rows stand.
 
     Attributes:
-        rows: The row behind each line and its name in the figure, in the order of the legend.
+        title: What varies from row to row.
+        of: The number of each row.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    of: dict[str, float] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Sweep:
+        if len(set(self.of.values())) < len(self.of):
+            raise ValueError("figure: x: two rows stand at the same place")
+        return self
+
+
+class Figure(BaseModel):
+    """Pictures of some rows of a table.
+
+    Attributes:
+        rows: The row behind each line and its name in the figure, in the order of the legend; no
+            more than can be told apart. Their horizontal axis is the number of removed layers.
+        x: In place of ``rows``: the horizontal axis along which rows stand. There is one line for
+            each number of removed layers.
         panels: The pictures, side by side.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rows: dict[str, str] = Field(min_length=1, max_length=MOST_LINES)
+    rows: dict[str, str] = Field(default={}, max_length=MOST_LINES)
+    x: Sweep | None = None
     panels: tuple[Panel, ...] = Field(min_length=1)
+
+    @property
+    def drawn_rows(self) -> tuple[str, ...]:
+        """The ids of the rows that are drawn."""
+        return tuple(self.x.of if self.x else self.rows)
+
+    @model_validator(mode="after")
+    def _check_axis(self) -> Figure:
+        if bool(self.rows) == (self.x is not None):
+            raise ValueError("figure: give either `rows`, one line each, or `x`, one point each")
+        return self
 
 
 class Curves(BaseModel):
@@ -277,7 +377,8 @@ class TableDefinition(BaseModel):
     def _check_references(self) -> TableDefinition:
         _refuse_repeated("column", (column.id for column in self.columns))
         _refuse_repeated("row", (row.id for row in self.rows))
-        if sum(row.selection is None for row in self.rows) > 1:
+        self._check_overheads()
+        if sum(row.selection is None and row.overhead is None for row in self.rows) > 1:
             raise ValueError("more than one row without a selection: only the dense row has none")
         benchmarks = self.benchmarks()
         for column in self.columns:
@@ -299,6 +400,21 @@ class TableDefinition(BaseModel):
             self._require_pruned("curves", name)
         return self
 
+    def _check_overheads(self) -> None:
+        for column in self.columns:
+            names: tuple[str, ...] = ()
+            if column.kind in OVERHEADS:
+                names = get_args(
+                    StorageName if column.kind.startswith("storage_") else OperationName
+                )
+            for row in self.rows:
+                if row.overhead not in (names or (None,)):
+                    needed = f"one of {', '.join(names)}" if names else "none"
+                    raise ValueError(
+                        f"row '{row.id}': overhead: {row.overhead}: column '{column.id}' of kind "
+                        f"{column.kind} needs {needed}"
+                    )
+
     def _check_share(self, column: Column) -> None:
         if self.dense_row is None or self.reference_row is None:
             raise ValueError(f"column '{column.id}': a share needs a dense row and `reference_row`")
@@ -309,7 +425,7 @@ class TableDefinition(BaseModel):
             self._require_pruned(f"column '{column.id}': against", name)
 
     def _check_figure(self, figure: Figure) -> None:
-        for name in figure.rows:
+        for name in figure.drawn_rows:
             self._require_pruned("figure", name)
         numbers = [column.id for column in self.columns if column.higher_is_better is not None]
         for panel in figure.panels:
@@ -342,12 +458,18 @@ class TableDefinition(BaseModel):
     @property
     def dense_row(self) -> Row | None:
         """The row of the dense model, if the table shows it."""
-        return next((row for row in self.rows if row.selection is None), None)
+        rows = (row for row in self.rows if row.selection is None and row.overhead is None)
+        return next(rows, None)
 
     @property
     def pruned_rows(self) -> tuple[Row, ...]:
-        """All rows but the dense one."""
+        """All rows of pruned models."""
         return tuple(row for row in self.rows if row.selection is not None)
+
+    @property
+    def overhead_rows(self) -> tuple[Row, ...]:
+        """The rows of costs, which do not depend on the number of removed layers."""
+        return tuple(row for row in self.rows if row.overhead is not None)
 
     @property
     def ends(self) -> tuple[Row, Row]:
@@ -360,9 +482,13 @@ class TableDefinition(BaseModel):
         return tuple(dict.fromkeys(row.query for row in self.rows))
 
     def variants(self) -> tuple[Query | None, ...]:
-        """Return the queries whose variants have to be built; none if only the layers are shown."""
-        only_layers = all(column.kind == "layers" for column in self.columns)
-        return () if only_layers else self.queries()
+        """Return the queries whose variants have to be built.
+
+        There are none if only the removed layers, facts of the dense model or costs are shown.
+        """
+        unbuilt = ("layers", *MODEL_FACTS, *OVERHEADS)
+        nothing_built = all(column.kind in unbuilt for column in self.columns)
+        return () if nothing_built else self.queries()
 
     def benchmarks(self) -> tuple[str, ...]:
         """Return the benchmarks that the columns show, in column order."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.errors import LpstepsError
+from lpsteps.overheads.measurements import Overheads
 from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan, read_plan
 from lpsteps.report.costs import layer_flops, operation_flops
@@ -32,15 +33,29 @@ PlanKey = tuple[str, str, str, int]
 
 
 class ModelFacts(BaseModel):
-    """Facts about a dense model: display title, depth, width, parameters in all and per layer."""
+    """Facts about a dense model.
+
+    Attributes:
+        title: Name shown in the report.
+        source: Repository, package or folder that the files come from.
+        revision: Commit of the repository or version of the package, None for a folder.
+        n_layers: Decoder layers.
+        hidden_size: Width of the residual stream.
+        parameters: Parameters of the whole model, tied ones once.
+        layer_parameters: Parameters of one decoder layer.
+        vocabulary: Rows of the embedding, None where the config does not state it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
+    source: str
+    revision: str | None
     n_layers: int = Field(ge=1)
     hidden_size: int = Field(ge=1)
     parameters: int = Field(ge=1)
     layer_parameters: int = Field(ge=1)
+    vocabulary: int | None = Field(default=None, ge=1)
 
     @property
     def outside_parameters(self) -> int:
@@ -50,6 +65,8 @@ class ModelFacts(BaseModel):
     @property
     def vocabularies(self) -> tuple[int, int]:
         """Tokens that there are if the head has weights of its own, and if it is tied."""
+        if self.vocabulary is not None:
+            return self.vocabulary, self.vocabulary
         tied = self.outside_parameters // self.hidden_size
         return tied // 2, tied
 
@@ -172,6 +189,7 @@ class BuildSpec(BaseModel):
         profile: Path of the config file of the run.
         calibration: The calibration of rows that name none.
         tables: Per table, the models with the pruning levels to show, in display order.
+        figures: The same per figure.
         models: Facts per model id.
         variants: What each variant folder holds.
         plans: What the plan in each folder is for.
@@ -183,6 +201,7 @@ class BuildSpec(BaseModel):
         recoveries: The recoveries of the methods config, by name, on the profile's calibration.
         own_calibrations: The calibrations of the data config that rows name, each with the
             recoveries that are built on it.
+        unavailable_calibrations: Those whose text cannot be had in this profile, with the reason.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -190,6 +209,7 @@ class BuildSpec(BaseModel):
     profile: str
     calibration: str
     tables: dict[str, dict[str, list[int]]]
+    figures: dict[str, dict[str, list[int]]] = {}
     models: dict[str, ModelFacts]
     variants: dict[str, VariantFacts]
     plans: dict[str, PlanFacts]
@@ -199,6 +219,7 @@ class BuildSpec(BaseModel):
     widths: dict[str, WidthFacts] = {}
     recoveries: dict[str, RecoveryFacts]
     own_calibrations: dict[str, dict[str, RecoveryFacts]] = {}
+    unavailable_calibrations: dict[str, str] = {}
 
     def recovery(self, name: str, calibration: str | None) -> RecoveryFacts | None:
         """Return what is known of a recovery on the calibration that a row names, if any."""
@@ -213,7 +234,8 @@ def parse_build_spec(content: Mapping[str, Any]) -> BuildSpec:
         LpstepsError: A key is missing, unknown or of the wrong type, or a name is not defined.
     """
     spec = validated(BuildSpec, dict(content), "--spec")
-    named = {model for table in spec.tables.values() for model in table}
+    shown = (*spec.tables.values(), *spec.figures.values())
+    named = {model for entry in shown for model in entry}
     named |= {variant.model for variant in spec.variants.values()}
     for model in sorted(named - spec.models.keys()):
         raise LpstepsError(f"--spec: models: '{model}' is used but not described")
@@ -387,6 +409,7 @@ class Evidence:
         patches: Patch manifests, by variant folder.
         curves: Training curves, by the folder of the distilled variant.
         widths: Manifests of width prunings, by variant folder.
+        overheads: Costs of operations and of stored targets, by model.
         problems: Why a file, by its path, must not be shown: cells that rest on it are missing.
     """
 
@@ -397,6 +420,7 @@ class Evidence:
     patches: Mapping[str, Sourced[PatchFacts]]
     curves: Mapping[str, Sourced[TrainingCurve]]
     widths: Mapping[str, Sourced[WidthManifest]] = field(default_factory=dict)
+    overheads: Mapping[str, Sourced[Overheads]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -408,6 +432,7 @@ def gather_evidence(
     curves: Iterable[Path],
     problems: Mapping[str, str] | None = None,
     widths: Iterable[Path] = (),
+    overheads: Iterable[Path] = (),
 ) -> Evidence:
     """Read and index the measured inputs.
 
@@ -419,6 +444,7 @@ def gather_evidence(
         curves: Files ``<variant folder>/training.parquet``.
         problems: Files that do not verify, with the reason; they are not read.
         widths: Files ``<variant folder>/width.manifest.json``.
+        overheads: Files ``results/<model>/overheads.json``.
 
     Raises:
         LpstepsError: A file is not valid, lies in a folder that is no variant, or contradicts
@@ -437,6 +463,7 @@ def gather_evidence(
         patches=dict(_read_patch(path, spec) for path in good(patches)),
         curves=dict(_read_curve(path, spec) for path in good(curves)),
         widths=dict(_read_width(path, spec) for path in good(widths)),
+        overheads=dict(_read_overheads(path, spec) for path in good(overheads)),
         problems=bad,
     )
 
@@ -491,6 +518,14 @@ def _read_width(path: Path, spec: BuildSpec) -> tuple[str, Sourced[WidthManifest
             f"{variant.n}; delete it to rebuild it"
         )
     return path.parent.as_posix(), Sourced(path.as_posix(), sha256_file(path), width)
+
+
+def _read_overheads(path: Path, spec: BuildSpec) -> tuple[str, Sourced[Overheads]]:
+    model = path.parent.name
+    if model not in spec.models:
+        raise LpstepsError(f"{path}: '{model}' is not a model of this profile")
+    overheads = validated(Overheads, read_json(path), str(path))
+    return model, Sourced(path.as_posix(), sha256_file(path), overheads)
 
 
 def _read_curve(path: Path, spec: BuildSpec) -> tuple[str, Sourced[TrainingCurve]]:

@@ -25,10 +25,14 @@ COLUMNS = (
     "status",
     "published",
     "difference",
+    "difference_stderr",
+    "verdict",
     "reason",
     "source",
     "sha256",
     "comparisons",
+    "versus_best",
+    "versus_unrepaired",
 )
 
 
@@ -36,8 +40,9 @@ def table_csv(payload: Mapping[str, Any], table_id: str) -> str:
     """Return one table of ``tables.json`` as CSV text, cells in display order.
 
     Numbers are written in full, so reading them back gives the same floats. Layer lists are
-    separated by spaces. ``low`` and ``high`` bound the 95 % interval. ``comparisons`` holds, as
-    JSON, the differences from other rows with their intervals.
+    separated by spaces. ``low`` and ``high`` bound the 95 % interval. ``comparisons``,
+    ``versus_best`` and ``versus_unrepaired`` hold, as JSON, the differences from other rows with
+    their intervals.
     """
     cells = {cell["id"]: cell for cell in payload["cells"]}
     table = next(table for table in payload["tables"] if table["id"] == table_id)
@@ -62,9 +67,11 @@ def _line(cell: Mapping[str, Any], label: str) -> list[str]:
         "high": high,
         "source": source["path"],
         "sha256": source["sha256"],
-        "comparisons": json.dumps(cell["comparisons"], sort_keys=True, ensure_ascii=False)
-        if cell["comparisons"]
-        else None,
+        "verdict": cell["verdict"]["word"] if cell["verdict"] else None,
+        **{
+            name: json.dumps(cell[name], sort_keys=True, ensure_ascii=False) if cell[name] else None
+            for name in ("comparisons", "versus_best", "versus_unrepaired")
+        },
     }
     return [_text(fields[name]) for name in COLUMNS]
 

@@ -123,8 +123,9 @@ class FigureView:
         legend: One entry per line; empty where the drawings name each row themselves.
         caption: What the drawings show, in sentences.
         heads: Above the columns of numbers: what they are, and how many columns that spans.
-        levels: Removed layers of each column.
+        levels: Removed layers of each column, or what the axis has in their place.
         rows: Each row's label and its numbers as text.
+        axis: What the levels are.
     """
 
     id: str
@@ -132,8 +133,9 @@ class FigureView:
     legend: tuple[LegendEntry, ...]
     caption: str
     heads: tuple[tuple[str, int], ...]
-    levels: tuple[int, ...]
+    levels: tuple[int | str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
+    axis: str = "Layers removed"
 
 
 def figure_view(
@@ -161,8 +163,18 @@ def figure_view(
         if name is not None
     }
     dense = next((row["id"] for s in sections if s["n"] == 0 for row in s["rows"]), None)
+    # A profile may score only some of the columns.
+    panels = [
+        panel
+        for panel in table["figure"]["panels"]
+        if any(
+            found[row["id"], n, panel["y"]]["status"] == "measured"
+            for row in table["figure"]["rows"]
+            for n in levels
+        )
+    ]
     pictures = []
-    for panel in table["figure"]["panels"]:
+    for panel in panels:
         column = table["columns"][columns.index(panel["y"])]
         reference = found.get((dense, 0, panel["y"]))
         lines = [
@@ -199,11 +211,7 @@ def figure_view(
         rows=tuple(
             (
                 row["label"],
-                tuple(
-                    found[row["id"], n, panel["y"]]["text"]
-                    for panel in table["figure"]["panels"]
-                    for n in levels
-                ),
+                tuple(found[row["id"], n, panel["y"]]["text"] for panel in panels for n in levels),
             )
             for row in table["figure"]["rows"]
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from lpsteps.patches import OperationKind
@@ -22,12 +23,22 @@ def format_count(count: int) -> str:
     return f"{count / scale:.2f}{THIN_SPACE}{unit}"
 
 
+def format_revision(revision: str) -> str:
+    """Return a version as it is and a commit hash by its first ten digits."""
+    return revision[:10] if len(revision) == 40 else revision
+
+
 def format_bytes(count: int) -> str:
     """Return a number of bytes in the largest unit that it reaches, with one decimal."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= scale:
             return f"{count / scale:.1f}{THIN_SPACE}{unit}"
     return f"{count}{THIN_SPACE}bytes"
+
+
+def format_digits(value: float) -> str:
+    """Return a positive number with three digits, or as many as its whole part has."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def format_share(percent: float) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
@@ -20,12 +20,17 @@ from lpsteps.errors import LpstepsError
 from lpsteps.report.cells import SCHEMA
 from lpsteps.report.chains import lineage_chains
 from lpsteps.report.curve_figures import CurvesView, curves_view
+from lpsteps.report.figure_drawings import figure_sections
 from lpsteps.report.figures import FigureView, figure_view
+from lpsteps.report.summary import SIGNS, summary_view, table_line
+from lpsteps.report.sweep_figures import sweep_view
+from lpsteps.report.verdicts import RULES
 
 PAGE_TEMPLATE = "page.html.j2"
 STYLE, SCRIPT = "style.css", "script.js"
 
 _STATUS_WORDS = {"measured": "measured", "published": "printed in the paper", "missing": "missing"}
+_VERSUS_SHOWN = ("cell", "label", "test", "text", "told_apart")
 _MARK_WORDS = {"best": "best of its section", "second": "second best of its section"}
 
 
@@ -41,7 +46,11 @@ class CellView:
         stderr: Standard error as text, empty if unknown.
         interval: 95 % interval as text, empty if there is none.
         sample: Marks of a number that is not over everything, such as ``7 of 9`` and ``n=64``.
+        tied: Whether the number is not the best but cannot be told from it.
         printed: The paper's value beside a measured or missing one, else empty.
+        noted: Whether there is a note on the paper's value.
+        verdict: ``reproduced``, ``close``, ``differs``, ``undecided`` or empty.
+        sign: The verdict as a sign.
         hint: Shown on hover.
         spoken: What a screen reader says.
         strip: Per decoder layer, whether it is removed; empty outside of layer columns.
@@ -54,7 +63,11 @@ class CellView:
     stderr: str
     interval: str
     sample: tuple[str, ...]
+    tied: bool
     printed: str
+    noted: bool
+    verdict: str
+    sign: str
     hint: str
     spoken: str
     strip: tuple[bool, ...]
@@ -64,6 +77,7 @@ class CellView:
 class RowView:
     """One row: cells (None where the paper prints nothing), or one reason across all columns.
 
+    Neighbours with the same reason are one row, with the labels of all and the cells of the first.
     ``heading`` is that of a group of rows, in the first of them.
     """
 
@@ -120,6 +134,7 @@ class TableView:
     number: str
     title: str
     caption: str
+    summary: str
     groups: tuple[GroupView, ...]
 
 
@@ -158,6 +173,10 @@ def render_page(
         "models": [_model_line(model) for model in payload["run"]["models"]],
         "samples": sample_sentences(payload),
         "tables": table_views(payload),
+        "figures": figure_sections(payload),
+        "summary": summary_view(payload["run"]["summary"]),
+        "signs": SIGNS,
+        "rules": RULES,
         "intervals": any(cell["interval"] for cell in payload["cells"]),
         "digest": payload_digest,
         "style": _inline(templates, STYLE, "</style"),
@@ -248,6 +267,7 @@ def table_views(payload: Mapping[str, Any]) -> list[TableView]:
                 number=f"Table {table['number']}" if table["number"] is not None else "",
                 title=table["title"],
                 caption=table["caption"],
+                summary=table_line(table["summary"]),
                 groups=tuple(groups),
             )
         )
@@ -278,7 +298,7 @@ def _group_view(
         BodyView(
             heading=_body_heading(section, mixed=len(kinds) > 1),
             kind=section["kind"],
-            rows=tuple(
+            rows=_folded(
                 _row_view(row, before, section, [row["cells"][i] for i in shown], columns, cells)
                 for before, row in itertools.pairwise([None, *section["rows"]])
             ),
@@ -289,7 +309,10 @@ def _group_view(
         (name, len(list(members)))
         for name, members in itertools.groupby(columns, key=lambda column: column["group"])
     ]
-    drawn = table["figure"] and kind == "measured"
+    figure = None
+    if table["figure"] and kind == "measured":
+        arrange = sweep_view if table["figure"]["x"] else figure_view
+        figure = arrange(table, sections, cells)
     return GroupView(
         anchor=f"{table['id']}-{first['model']}",
         title=first["title"],
@@ -308,7 +331,7 @@ def _group_view(
         bodies=bodies,
         absences=_absences(columns, bodies, cells),
         width=len(columns) + 1,
-        figure=figure_view(table, sections, cells) if drawn else None,
+        figure=figure,
         curves=tuple(
             curves_view(table["id"], curves, first["n_layers"])
             for curves in table["curves"]
@@ -328,7 +351,7 @@ def _body_heading(section: Mapping[str, Any], mixed: bool) -> str:
 
 def _column_hint(column: Mapping[str, Any]) -> str:
     direction = {True: ", higher is better", False: ", lower is better", None: ""}
-    unit = "" if column["unit"] in ("layers", "answer") else f": {column['unit']}"
+    unit = "" if column["unit"] in ("layers", "answer", "text", "count") else f": {column['unit']}"
     return f"{column['id']}{unit}{direction[column['higher_is_better']]}"
 
 
@@ -358,6 +381,19 @@ def _row_view(
     )
 
 
+def _folded(rows: Iterable[RowView]) -> tuple[RowView, ...]:
+    """Put neighbouring rows of one heading that are missing for the same reason into one line."""
+    folded: list[RowView] = []
+    for row in rows:
+        last = folded[-1] if folded else None
+        same = last and row.reason and (row.reason, row.note) == (last.reason, last.note)
+        if last and same and not row.heading:
+            folded[-1] = replace(last, label=f"{last.label}; {row.label}")
+        else:
+            folded.append(row)
+    return tuple(folded)
+
+
 def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int) -> CellView:
     stderr = f"{cell['stderr']:.2f}" if cell["stderr"] is not None else ""
     sample = _sample_marks(cell)
@@ -377,10 +413,28 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
         words.append(_MARK_WORDS[cell["mark"]])
     if printed:
         words.append(f"the paper prints {printed}")
+    verdict = cell["verdict"]["word"] if cell["verdict"] else ""
+    best = cell["versus_best"]
+    tied = best is not None and not best["told_apart"] and cell["mark"] != "best"
+    spoken, hint = [*words], [*words]
+    if verdict:
+        spoken.append(verdict)
+        difference = _difference(cell)
+        known = f"difference {difference}, " if isinstance(difference, str) else ""
+        hint.append(f"{verdict}: {known}{cell['verdict']['rule']}")
+    if printed and cell["published_note"]:
+        spoken.append(cell["published_note"])
+        hint.append(cell["published_note"])
+    if tied:
+        spoken.append("cannot be told from the best")
+    if best is not None:
+        told = "cannot be told" if tied else "differs"
+        hint.append(f"{told} from the best, {best['label']}: {best['text']}")
     value = "" if cell["status"] == "missing" else cell["text"]
     shown = f"{value} ({stderr})" if stderr else value
     if cell["interval"]:
-        words.insert(0, f"95 % interval {cell['interval_text']}")
+        for listed in (spoken, hint):
+            listed.insert(0, f"95 % interval {cell['interval_text']}")
     removed = set(cell["value"]) if isinstance(cell["value"], list) else set()
     return CellView(
         id=cell["id"],
@@ -390,11 +444,27 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
         stderr=stderr,
         interval=cell["interval_text"] or "",
         sample=sample,
+        tied=tied,
         printed=printed,
-        hint=", ".join(filter(None, [shown, *words])),
-        spoken=", ".join(filter(None, [column["title"], value, *words])),
+        noted=bool(printed and cell["published_note"]),
+        verdict=verdict,
+        sign=SIGNS.get(verdict, ""),
+        hint=", ".join(filter(None, [shown, *hint])),
+        spoken=", ".join(filter(None, [column["title"], value, *spoken])),
         strip=tuple(layer in removed for layer in range(n_layers)) if removed else (),
     )
+
+
+def _difference(cell: Mapping[str, Any]) -> str | int | None:
+    """Return the difference from the printed value, with its standard error where there is one.
+
+    Numbers of layers stay numbers.
+    """
+    difference: float | int | None = cell["difference"]
+    if not isinstance(difference, float):
+        return difference
+    error = cell["difference_stderr"]
+    return f"{difference:+.2f}" + (f", standard error {error:.2f}" if error is not None else "")
 
 
 def _sample_marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
@@ -470,8 +540,11 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
             "column_title": titles[cell["table"], cell["column"]],
             "unit": column["unit"],
         }
-        if isinstance(cell["difference"], float):
-            details["difference"] = f"{cell['difference']:+.2f}"
+        details["difference"] = _difference(cell)
+        details["difference_stderr"] = None
+        for name in ("versus_best", "versus_unrepaired"):
+            versus = cell[name]
+            details[name] = versus and {key: versus[key] for key in _VERSUS_SHOWN}
         cells[cell["id"]] = {
             name: value
             for name, value in details.items()

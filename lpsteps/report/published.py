@@ -25,6 +25,7 @@ COLUMNS = (
     "label",
     "selection",
     "recovery",
+    "calibration",
     "column",
     "value",
     "unit",
@@ -53,6 +54,7 @@ class PublishedCell:
         note: What is odd about the printed value; usually empty.
         path: File that holds it.
         line: Line in the file, 1 for the heading.
+        calibration: Name of the calibration in the data config where the table varies it.
     """
 
     table: str
@@ -70,11 +72,12 @@ class PublishedCell:
     note: str
     path: str
     line: int
+    calibration: str | None = None
 
     @property
     def value(self) -> float | None:
-        """The printed number, None where the paper prints none (``-``, ``NaN``, layer lists)."""
-        if self.unit == "layers":
+        """The printed number, None where the paper prints none (``-``, ``NaN``, lists, words)."""
+        if self.unit in ("layers", "text"):
             return None
         try:
             number = float(self.text)
@@ -86,6 +89,11 @@ class PublishedCell:
     def layers(self) -> tuple[int, ...] | None:
         """The printed layers in printed order, None in columns of numbers."""
         return tuple(int(part) for part in self.text.split()) if self.unit == "layers" else None
+
+    @property
+    def words(self) -> str | None:
+        """The printed words in columns of text, None in others."""
+        return self.text if self.unit == "text" else None
 
 
 def read_published(path: Path) -> tuple[PublishedCell, ...]:
@@ -118,6 +126,7 @@ def _parse(path: Path, number: int, line: dict[str, str]) -> PublishedCell:
             label=line["label"],
             selections=() if line["selection"] == "none" else tuple(line["selection"].split("|")),
             recovery=line["recovery"],
+            calibration=line["calibration"] or None,
             column=line["column"],
             text=line["value"],
             unit=line["unit"],
@@ -136,13 +145,14 @@ def _parse(path: Path, number: int, line: dict[str, str]) -> PublishedCell:
     return cell
 
 
-Key = tuple[str, str, int, str | None, str, str]
+Key = tuple[str, str, int, str | None, str, str | None, str]
 
 
 def by_variant(cells: Iterable[PublishedCell]) -> dict[Key, PublishedCell]:
-    """Index printed cells by (table, model, n, selection, recovery, column).
+    """Index printed cells by (table, model, n, selection, recovery, calibration, column).
 
-    The selection is None for dense. A row that stands for several selections is found under each.
+    The selection is None for dense, the calibration where the table does not vary it. A row that
+    stands for several selections is found under each.
 
     Raises:
         LpstepsError: Two lines print the same cell.
@@ -150,7 +160,8 @@ def by_variant(cells: Iterable[PublishedCell]) -> dict[Key, PublishedCell]:
     index: dict[Key, PublishedCell] = {}
     for cell in cells:
         for selection in cell.selections or (None,):
-            key = (cell.table, cell.model, cell.n, selection, cell.recovery, cell.column)
+            variant = (cell.n, selection, cell.recovery, cell.calibration)
+            key = (cell.table, cell.model, *variant, cell.column)
             if key in index:
                 raise LpstepsError(
                     f"{cell.path}: line {cell.line}: the same cell as line {index[key].line}"

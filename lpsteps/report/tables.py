@@ -1,4 +1,4 @@
-"""Derive all tables from their input files: what `build_tables` writes and an audit repeats."""
+"""Derive all tables and figures from their inputs: what `build_tables` writes, an audit repeats."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lpsteps.provenance import Lineage
 from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import read_table
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
+from lpsteps.report.figure_data import build_figures
+from lpsteps.report.figure_definitions import read_figure
 from lpsteps.report.lineage import artifact_graph
 from lpsteps.report.published import read_published
 
@@ -24,9 +26,10 @@ def derive_tables(
     Args:
         settings: The spec of ``build_tables``.
         inputs: Scores (``scores/*.json``), plans (``plan.json``), patch manifests
-            (``patch.manifest.json``), width prunings (``width.manifest.json``), training curves
-            (``training.parquet``), table definitions (``*.yaml``) and printed values (``*.csv``),
-            in any order.
+            (``patch.manifest.json``), width prunings (``width.manifest.json``), costs
+            (``overheads.json``), training curves (``training.parquet``), statistics and token-wise
+            scalings for figures (other ``*.parquet``), definitions of figures (``figures/*.yaml``)
+            and of tables (other ``*.yaml``) and printed values (``*.csv``), in any order.
         lineage: Verifies the measured inputs. A cell that rests on one that does not verify is
             missing, with the reason.
 
@@ -42,17 +45,24 @@ def derive_tables(
         [path for path in measured if path.parent.name == "scores"],
         [path for path in measured if path.name == "plan.json"],
         [path for path in measured if path.name == "patch.manifest.json"],
-        [path for path in measured if path.suffix == ".parquet"],
+        [path for path in measured if path.name == "training.parquet"],
         {path: problem for path, problem in problems.items() if problem is not None},
         [path for path in measured if path.name == "width.manifest.json"],
+        [path for path in measured if path.name == "overheads.json"],
     )
-    definitions = [read_table(path) for path in paths if path.suffix == ".yaml"]
-    # The paper's tables in their order, then our own.
+    given = [path for path in paths if path.suffix == ".yaml"]
+    definitions = [read_table(path) for path in given if path.parent.name != "figures"]
+    figures = [read_figure(path) for path in given if path.parent.name == "figures"]
+    # The paper's tables in their order, then our own; figures likewise.
     definitions.sort(key=lambda definition: (definition.number is None, definition.id))
+    figures.sort(key=lambda figure: (figure.number is None, figure.id))
     for name in sorted(spec.tables.keys() - {definition.id for definition in definitions}):
         raise LpstepsError(f"--spec: tables: '{name}': its definition was not given")
+    for name in sorted(spec.figures.keys() - {figure.id for figure in figures}):
+        raise LpstepsError(f"--spec: figures: '{name}': its definition was not given")
     printed = [path for path in paths if path.suffix == ".csv"]
     published = [cell for path in printed for cell in read_published(path)]
     digests = {str(path): sha256_file(path) for path in printed}
     payload = build_payload(spec, definitions, published, digests, evidence)
-    return {**payload, "artifacts": artifact_graph(lineage, measured)}
+    drawn = build_figures(spec, figures, {path.as_posix() for path in measured}, evidence)
+    return {**payload, "figures": drawn, "artifacts": artifact_graph(lineage, measured)}

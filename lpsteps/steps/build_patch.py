@@ -21,6 +21,7 @@ from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.inputs import ModelInput
 from lpsteps.methods import recovery_method, recovery_needs
+from lpsteps.models.families import model_size
 from lpsteps.moments import moments_tensors, read_moments
 from lpsteps.patches import tensors_beside, write_patches
 from lpsteps.plan import read_plan
@@ -46,14 +47,6 @@ class Settings(BaseModel):
     )
     seed: int = Field(default=0, ge=0, description="Seed of the run")
     modules: list[str] = Field(default=[], description="Method modules, for the record")
-
-
-def _hidden_size(config_path: Path) -> int:
-    config = read_json(config_path)
-    hidden_size = config.get("text_config", config).get("hidden_size")
-    if not isinstance(hidden_size, int):
-        raise LpstepsError(f"{config_path}: hidden_size: {hidden_size}: must be an integer")
-    return hidden_size
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -94,9 +87,10 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             text=first_windows(step.read(arguments.windows), settings.windows),
             exclude_first=settings.exclude_first,
         )
+    config = step.read(arguments.model.with_name("config.json"))
     context = RecoveryContext(
         plan=read_plan(step.read(arguments.plan)),
-        hidden_size=_hidden_size(step.read(arguments.model.with_name("config.json"))),
+        hidden_size=model_size(read_json(config), "hidden_size", str(config)),
         statistics=statistics,
         moments=moments,
         model=model,

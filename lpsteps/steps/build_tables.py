@@ -1,4 +1,4 @@
-"""Build every table: all cells as JSON, each table as CSV."""
+"""Build every table and figure: all of them as JSON, each one as CSV."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lpsteps.errors import LpstepsError
 from lpsteps.program import StepRun, run_step
 from lpsteps.provenance import Lineage
 from lpsteps.report.export import table_csv
+from lpsteps.report.figure_data import figure_csv
 from lpsteps.report.tables import derive_tables
 
 
@@ -25,26 +26,34 @@ def _add_arguments(parser: ArgumentParser) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="scores, plans, patch manifests, training curves, table definitions, printed values",
+        help="all results, definitions and printed values that the report is made from",
     )
     parser.add_argument("--tables-json", type=Path, required=True, help="output: all cells")
     parser.add_argument(
         "--csv", type=Path, nargs="*", default=[], help="outputs: <table>.csv, one per definition"
+    )
+    parser.add_argument(
+        "--figures-csv", type=Path, nargs="*", default=[], help="outputs: <figure>.csv, likewise"
     )
 
 
 def _run(step: StepRun, arguments: Namespace) -> None:
     inputs = [step.read(path) for path in arguments.inputs]
     payload = derive_tables(step.spec, inputs, Lineage())
-    tables = {table["id"] for table in payload["tables"]}
-    for path in arguments.csv:
-        if path.stem not in tables:
-            raise LpstepsError(f"--csv: {path}: no definition of '{path.stem}' was given")
+    exports = (
+        ("csv", arguments.csv, "tables", table_csv),
+        ("figures-csv", arguments.figures_csv, "figures", figure_csv),
+    )
+    for option, paths, kind, _ in exports:
+        for path in paths:
+            if path.stem not in {entry["id"] for entry in payload[kind]}:
+                raise LpstepsError(f"--{option}: {path}: no definition of '{path.stem}' was given")
     write_json(step.write(arguments.tables_json), payload)
-    for path in arguments.csv:
-        target = step.write(path)
-        target.write_text(table_csv(payload, path.stem), encoding="utf-8")
-        flush_to_disk(target)
+    for _, paths, _, export in exports:
+        for path in paths:
+            target = step.write(path)
+            target.write_text(export(payload, path.stem), encoding="utf-8")
+            flush_to_disk(target)
     counts = payload["run"]["counts"]
     step.note("cells", counts)
     step.logger.info("cells: %s", counts)

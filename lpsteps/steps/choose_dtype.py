@@ -21,6 +21,7 @@ import torch
 
 from lpsteps.artifacts import read_json, write_json
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.models.families import model_size
 from lpsteps.models.loading import configure_torch, default_device
 from lpsteps.program import StepRun, run_step
 
@@ -70,10 +71,9 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _intermediate_size(config: dict[str, Any]) -> int:
+def _intermediate_size(config: dict[str, Any], hidden_size: int) -> int:
     # OPT calls it ffn_dim; a config may leave it out altogether.
-    size = config.get("intermediate_size") or config.get("ffn_dim") or 4 * config["hidden_size"]
-    return int(size)
+    return int(config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden_size)
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -91,11 +91,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     if dtype == "auto":
         config_path = step.read(arguments.model.parent / "config.json")
         config = read_json(config_path)
-        if not isinstance(config.get("hidden_size"), int):
-            raise LpstepsError(
-                f"{config_path}: hidden_size: missing; not the config of a known model"
-            )
-        speedup = measure_speedup(config["hidden_size"], _intermediate_size(config), device)
+        hidden_size = model_size(config, "hidden_size", str(config_path))
+        speedup = measure_speedup(hidden_size, _intermediate_size(config, hidden_size), device)
         dtype = choose(speedup)
         step.note("bfloat16_speedup", round(speedup, 3))
         step.logger.info("bfloat16 is %.2f times as fast as float32: %s", speedup, dtype)

@@ -38,8 +38,8 @@ class HarnessSpec(VariantSpec):
 
     Attributes:
         benchmarks: The suite.
-        limits: How many documents to score of a benchmark, the first ones of the split; all of them
-            when it is not named or None.
+        limits: How many documents to score of a benchmark, the first ones of the split, or of each
+            task in turn where it has several; all of them when it is not named or None.
         add_bos: Whether every context starts with the beginning-of-sequence token.
     """
 
@@ -87,9 +87,13 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     for name, benchmark in spec.benchmarks.items():
         manifest = step.read_manifest(data_paths[name])
         data, data_digest = split_file(data_paths[name], manifest, benchmark.split)
+        used = {"data_sha256": data_digest, "split": benchmark.split}
         fewshot = None
         if benchmark.fewshot_split is not None:
-            fewshot, _ = split_file(data_paths[name], manifest, benchmark.fewshot_split)
+            fewshot, used["fewshot_sha256"] = split_file(
+                data_paths[name], manifest, benchmark.fewshot_split
+            )
+            used["fewshot_split"] = benchmark.fewshot_split
         result = score_benchmark(
             packed,
             benchmark,
@@ -112,9 +116,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             n=n,
             limited=n < benchmark.total,
             total=benchmark.total,
-            settings=settings
-            | result.settings
-            | {"data_sha256": data_digest, "split": benchmark.split},
+            settings=settings | result.settings | used,
             samples=Samples(ids=result.ids, values=result.outcomes),
         )
         write_score(step.write(score_paths[name]), score)

@@ -16,7 +16,7 @@ from pydantic import Discriminator, Field, Tag
 from lpsteps.artifacts import file_manifest, read_json, write_json, write_parquet
 from lpsteps.data.archives import archive_members
 from lpsteps.data.extract import extract, format_of
-from lpsteps.data.hub import hub_table
+from lpsteps.data.hub import hub_file, hub_table
 from lpsteps.data.specs import Revision, Spec
 from lpsteps.errors import LpstepsError
 from lpsteps.program import StepRun, run_step
@@ -48,6 +48,9 @@ class HubSplit(Spec):
     config: str | None = Field(default=None, description="configuration of the dataset")
     split: str = Field(description="name of the split on the Hub")
     files: dict[str, str] | None = Field(default=None, description="files to read, by split")
+    format: str | None = Field(
+        default=None, description="of the files, told by their names if null"
+    )
 
 
 def _kind(split: Mapping[str, Any]) -> str:
@@ -103,9 +106,13 @@ def _run(step: StepRun, arguments: Namespace) -> None:
                 raise LpstepsError(f"{source.path}: no such file; add it or correct data_root")
             format_name = source.format or format_of(source.path)
             table = extract([step.read(source.path)], format_name, spec.columns)
-        else:
-            hub = (source.repo, source.revision, source.config, source.split, source.files)
+        elif source.files is None:
+            hub = (source.repo, source.revision, source.config, source.split)
             table = hub_table(*hub, spec.columns)
+        else:
+            path = hub_file(source.repo, source.revision, source.files[source.split])
+            format_name = source.format or format_of(path)
+            table = extract([path], format_name, spec.columns)
         if table.num_rows == 0:
             raise LpstepsError(f"splits.{name}: {spec.dataset} has no rows there")
         write_parquet(folder / f"{name}.parquet", table)

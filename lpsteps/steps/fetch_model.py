@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lpsteps.artifacts import file_manifest, write_json
+from lpsteps.artifacts import file_manifest, read_json, write_json
 from lpsteps.data.checkpoints import ExpectedModel, check_model, take_local_model
 from lpsteps.data.hub import hub_model
 from lpsteps.data.specs import Revision, Spec
+from lpsteps.models.families import check_family, check_remote_code
 from lpsteps.program import StepRun, run_step
 from lpsteps.validation import validated
 
@@ -22,7 +23,7 @@ class HubModel(Spec):
 
     kind: Literal["hub"]
     repo: str = Field(description="repository, owner/name")
-    revision: Revision = Field(description="full commit hash")
+    revision: Revision = Field(description="full commit hash; docs/models.md says where it stands")
 
 
 class LocalModel(Spec):
@@ -37,7 +38,10 @@ class ModelSpec(Spec):
 
     source: Annotated[HubModel | LocalModel, Field(discriminator="kind")]
     expected: ExpectedModel = Field(description="the sizes that config/models.yaml gives")
-    trust_remote_code: bool = Field(default=False, description="also take the model's Python files")
+    trust_remote_code: bool = Field(
+        default=False,
+        description="take the model's Python files along, and let every later step run them",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,8 +65,16 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     else:
         take_local_model(spec.source.path, folder, spec.trust_remote_code)
         origin = {"kind": spec.source.kind}
+    config = read_json(folder / "config.json")
+    check_family(config, "config.json")
+    check_remote_code(config, "config.json", spec.trust_remote_code)
     check_model(folder, spec.expected)
-    manifest = {"schema": 1, "source": origin, **spec.expected.model_dump()}
+    manifest = {
+        "schema": 1,
+        "source": origin,
+        "trust_remote_code": spec.trust_remote_code,
+        **spec.expected.model_dump(exclude_none=True),
+    }
     names = [path.name for path in folder.iterdir()]
     write_json(folder / "manifest.json", manifest | file_manifest(folder, names))
 

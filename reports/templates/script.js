@@ -10,6 +10,7 @@
     percent: "percent", perplexity: "perplexity", share: "of the gap", parameters: "parameters",
     flops: "FLOPs per token", tokens: "tokens", windows: "windows", outcomes: "outcomes per position",
   };
+  const TESTS = { mcnemar: "exact McNemar test on the documents", bootstrap: "paired bootstrap" };
   const POINTERS = [["row=", "Line"], ["column=", "Column"], ["", "JSON pointer"]];
   const STATUS = { measured: "Measured here", published: "Printed in the paper", missing: "Missing" };
 
@@ -160,6 +161,8 @@
         ["Sample", sampleOf(cell)],
         ["Printed value", cell.status === "published" ? undefined : cell.published_text],
         ["Difference", cell.difference === undefined ? undefined : plain(cell.difference)],
+        ["Verdict", cell.verdict ? `${cell.verdict.word}: ${cell.verdict.rule}` : undefined],
+        ["No verdict", cell.unjudged],
         ["On the printed value", cell.published_note],
         ["Note", cell.note],
       ]),
@@ -169,6 +172,18 @@
         ["Share closed", `${share.text} points`],
         ["Log-perplexity", loss.text],
         ["Its number", partButton(other)],
+      ])));
+    }
+    for (const [heading, versus] of [
+      ["Compared with the best of the column", cell.versus_best],
+      ["Compared with the same cut without repair", cell.versus_unrepaired],
+    ]) {
+      if (!versus) continue;
+      content.push(...section(heading, list([
+        ["Its number", partButton(versus.cell)],
+        ["Difference", versus.text],
+        ["Told apart", versus.told_apart ? "yes, at the 5 % level" : "no"],
+        ["Found by", TESTS[versus.test]],
       ])));
     }
     if (cell.source) {

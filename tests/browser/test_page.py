@@ -181,7 +181,7 @@ def test_keys_move_between_numbers_and_a_part_leads_to_its_own_source(
         document.querySelector('[data-cell="{CELL.replace("arc_easy", "qa_avg")}"]').click();
         const panel = document.getElementById("panel");
         const sample = panel.innerText;
-        panel.querySelectorAll(".part")[1].click();
+        panel.querySelector('li .part[title="{CELL}"]').click();
         return {{ right, up, home, stay, sample, part: panel.innerText, open: panel.open }};
         """,
     )
@@ -258,7 +258,7 @@ def test_a_number_shows_its_chain_down_to_pinned_downloads(page: str, tmp_path: 
         result.settings = panel.innerText;
         open("{CELL.replace("arc_easy", "qa_avg")}");
         result.average = [panel.querySelectorAll(".tree").length, panel.innerText];
-        panel.querySelectorAll(".part")[1].click();
+        panel.querySelector('li .part[title="{CELL}"]').click();
         result.part = tree()[0];
         return result;
         """,
@@ -334,6 +334,44 @@ def test_copy_buttons_give_the_whole_text_or_select_it(page: str, tmp_path: Path
     assert facts["denied"].startswith("Selected, press Ctrl+C")
     assert facts["selected"] == source["sha256"]
     assert facts["absent"] == command
+
+
+def test_verdicts_and_comparisons_open_in_the_panel(page: str, tmp_path: Path) -> None:
+    name = "table01/llama-2-7b/n7/sleb/arc_easy"
+    facts = evaluate(
+        page,
+        tmp_path,
+        375,
+        f"""
+        const button = document.querySelector('[data-cell="{name}"]');
+        const tied = document.querySelector("td .value.tied");
+        const more = document.querySelector("#summary ~ .wide details");
+        more.querySelector("summary").click();
+        button.click();
+        const text = document.getElementById("panel").innerText;
+        const heading = [...document.querySelectorAll("#panel-body h3")]
+          .find((item) => item.innerText === "Compared with the best of the column");
+        heading.nextElementSibling.querySelector("button").click();
+        return {{
+          name: button.getAttribute("aria-label"),
+          sign: button.querySelector(".verdict").innerText,
+          border: getComputedStyle(tied).borderBottomStyle,
+          folded: more.open && more.querySelector("li").getBoundingClientRect().height > 0,
+          text,
+          best: document.getElementById("panel").innerText,
+          width: document.documentElement.scrollWidth,
+        }};
+        """,
+    )
+    assert "differs" in facts["name"].split(", ") and facts["sign"] == "\N{NOT EQUAL TO}"
+    assert facts["border"] == "dotted" and facts["folded"] is True
+    assert "differs: more than twice the standard error of 6.25" in facts["text"]
+    assert "-14.29, standard error 6.25" in facts["text"]
+    assert "exact McNemar test on the documents" in facts["text"]
+    assert "corrected for 4 comparisons" in facts["text"]
+    assert facts["best"].startswith("LinearPatch [S], ARC-e")
+    assert "Compared with the same cut without repair" in facts["best"]
+    assert facts["width"] <= 375
 
 
 def test_standard_errors_show_on_demand(page: str, tmp_path: Path) -> None:

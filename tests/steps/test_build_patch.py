@@ -297,7 +297,7 @@ def test_mistakes_give_one_line_and_no_output(
 def test_a_model_without_hidden_size_is_named(
     tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_json(tmp_path / "config.json", {"n_embd": HIDDEN_SIZE})
+    write_json(tmp_path / "config.json", {"width": HIDDEN_SIZE})
     assert main([*arguments, _spec("none")]) == 1
     assert "config.json: hidden_size: None: must be an integer" in capsys.readouterr().err
 

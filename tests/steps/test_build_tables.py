@@ -26,7 +26,7 @@ def test_outputs_records_and_identical_second_run(arguments: list[str]) -> None:
     assert main(command) == 0
     first = {name: Path(name).read_bytes() for name in OUTPUTS}
     payload = read_json(Path("out/tables.json"))
-    assert payload["schema"] == 3
+    assert payload["schema"] == 4
     assert [table["id"] for table in payload["tables"]] == example.TABLES
     record = read_json(Path("out/tables.json.record.json"))
     inputs = {entry["path"]: entry["sha256"] for entry in record["inputs"]}

@@ -204,6 +204,32 @@ def test_accuracy_of_the_dense_model(accuracies: Run, workspace: Path) -> None:
     assert settings.keys() >= {"harness", "task_version", "template_sha256", "prompts_sha256"}
 
 
+def test_a_benchmark_of_several_tasks_with_examples(accuracies: Run, workspace: Path) -> None:
+    def rows(count: int) -> list[dict[str, Any]]:
+        return [
+            {"question": f"{i} of {s}?", "subject": s, "choices": list("wxyz"), "answer": i % 4}
+            for s in ("anatomy", "virology")
+            for i in range(count)
+        ]
+
+    folder = workspace / "mmlu_other"
+    folder.mkdir()
+    for split, count in {"dev": 5, "test": 4}.items():
+        write_parquet(folder / f"{split}.parquet", pa.Table.from_pylist(rows(count)))
+    manifest(folder)
+    suite = load_benchmark("mmlu_other").scoring()
+    suite["tasks"] = {"mmlu_anatomy": "anatomy", "mmlu_virology": "virology"}
+    limits = {"mmlu_other": 5}
+    score = accuracies("mmlu_other", benchmarks={"mmlu_other": suite}, limits=limits)["mmlu_other"]
+    assert score["samples"]["ids"] == [0, 1, 2, 4, 5]
+    assert (score["n"], score["total"], score["limited"]) == (5, 3242, True)
+    settings = score["settings"]
+    assert (settings["shots"], settings["split"], settings["fewshot_split"]) == (5, "test", "dev")
+    assert settings["data_sha256"] == sha256_file(folder / "test.parquet")
+    assert settings["fewshot_sha256"] == sha256_file(folder / "dev.parquet")
+    assert settings["tasks"] == ["mmlu_anatomy", "mmlu_virology"]
+
+
 @pytest.mark.parametrize("protocol", ["perplexities", "accuracies"])
 def test_the_same_run_gives_the_same_bytes(
     protocol: str, request: pytest.FixtureRequest, workspace: Path

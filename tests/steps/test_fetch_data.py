@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -43,33 +44,55 @@ def test_all_sources_give_the_same_bytes(
 ) -> None:
     lines = "".join(json.dumps({"other": None, **row}) + "\n" for row in ROWS)
     (tmp_path / "tiny.jsonl").write_text(lines)
-    asked = {}
+    asked: list[Any] = []
 
     def load_dataset(*arguments: Any, **settings: Any) -> Any:
         import datasets
 
-        asked.update(settings, arguments=arguments)
+        asked.append((arguments, settings))
         return datasets.Dataset.from_list(ROWS)
 
+    def hf_hub_download(*arguments: Any, **settings: Any) -> str:
+        asked.append((arguments, settings))
+        return str(tmp_path / "tiny.jsonl")
+
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
     member = {"format": "arrow", "member": "tiny/*/data.arrow"}
     assert _run(tmp_path, {"test": member}, "--archive", str(archive), output="one") == 0
     assert _run(tmp_path, {"test": {"path": str(tmp_path / "tiny.jsonl")}}, output="two") == 0
-    hub = {"repo": "owner/tiny", "revision": "c" * 40, "config": None, "split": "test"}
+    hub = {"repo": "owner/tiny", "revision": "c" * 40, "config": "small", "split": "test"}
+    assert _run(tmp_path, {"test": hub}, output="three") == 0
     files = {"test": "test.json", "train": "train.json"}
-    assert _run(tmp_path, {"test": {**hub, "files": files}}, output="three") == 0
+    assert _run(tmp_path, {"test": {**hub, "files": files}}, output="four") == 0
     manifests = [
-        verify_file_manifest(tmp_path / n / "manifest.json") for n in ("one", "two", "three")
+        verify_file_manifest(tmp_path / n / "manifest.json")
+        for n in ("one", "two", "three", "four")
     ]
-    assert manifests[0] == manifests[1] == manifests[2]
+    assert all(manifest == manifests[0] for manifest in manifests)
     assert manifests[0]["splits"] == {"test": {"rows": 2}}
     assert pq.read_table(tmp_path / "one/test.parquet").to_pylist() == ROWS
-    assert asked == {
-        "arguments": ("owner/tiny", None),
-        "split": "test",
-        "revision": "c" * 40,
-        "data_files": {"test": "test.json"},
-    }
+    revision = {"revision": "c" * 40}
+    assert asked == [
+        (("owner/tiny", "small"), {"split": "test", **revision}),
+        (("owner/tiny", "test.json"), {"repo_type": "dataset", **revision}),
+    ]
+
+
+def test_race_from_the_hub_has_its_questions_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [{"question": "Who's there?", "answer": "B", "options": ["a", "b"]}]
+    lines = [{"article": "x", "problems": problems}, {"article": "y", "problems": str(problems)}]
+    (tmp_path / "race.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: tmp_path / "race.jsonl")
+    hub = {"repo": "a/b", "revision": "c" * 40, "split": "test", "files": {"test": "race.jsonl"}}
+    spec = {"dataset": "race", "columns": ["article", "problems"]}
+    spec["splits"] = {"test": {**hub, "format": "race-jsonl"}}
+    manifest = tmp_path / "data" / "manifest.json"
+    assert fetch_data.main(["--manifest", str(manifest), "--spec", json.dumps(spec)]) == 0
+    rows = pq.read_table(tmp_path / "data/test.parquet").to_pylist()
+    assert [ast.literal_eval(row["problems"]) for row in rows] == [problems, problems]
 
 
 def test_the_record_names_the_members_that_were_read(tmp_path: Path, archive: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_local_folder_is_taken_over(
     manifest = verify_file_manifest(folder / "manifest.json")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(manifest["files"])
     assert "README.md" not in manifest["files"]
-    assert manifest["n_layers"] == 2
+    assert (manifest["n_layers"], manifest["trust_remote_code"]) == (2, False)
     assert str(source) not in (folder / "manifest.json").read_text()
     assert read_json(folder / "manifest.json.record.json")["spec"]["source"]["path"] == str(source)
     assert (source / "model.safetensors").is_file()
@@ -95,14 +95,35 @@ def test_a_hub_that_refuses_is_told_in_one_line(
     assert _run(tmp_path, origin, expected) == 1
     output = capsys.readouterr().err
     assert "owner/tiny at 0123456789ab: the Hub did not deliver it (403 Client Error.)" in output
+    assert (
+        "accept the licence on its page and give your token (`hf auth login`, or HF_TOKEN" in output
+    )
+    assert "below model_root" in output
     assert output.count("\n") == 1
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_pickled_weights_of_the_hub_are_refused(
+    tmp_path: Path,
+    source: Path,
+    expected: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        shutil.copy(source / "config.json", settings["local_dir"])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    assert _run(tmp_path, origin, expected) == 1
+    assert "owner/tiny at 0123456789ab: no *.safetensors there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("origin", "message"),
     [
         ({"kind": "hub", "repo": "owner/tiny", "revision": "main"}, "revision"),
+        ({"kind": "hub", "repo": "owner/tiny", "revision": None}, "source.hub.revision"),
         ({"kind": "local", "path": "nowhere"}, "nowhere: no config.json there"),
         ({"kind": "ftp"}, "source"),
     ],

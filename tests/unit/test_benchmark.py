@@ -17,6 +17,10 @@ PAPER_METRICS = {
     "boolq": "acc",
     "copa": "acc",
     "hellaswag": "acc_norm",
+    "mmlu_humanities": "acc",
+    "mmlu_other": "acc",
+    "mmlu_social_sciences": "acc",
+    "mmlu_stem": "acc",
     "piqa": "acc_norm",
     "race": "acc",
     "winogrande": "acc",
@@ -53,6 +57,17 @@ def test_a_title_is_no_part_of_what_scores_depend_on() -> None:
         ({"metric": "f1"}, r"^x\.yaml: metric: 'f1': "),
         ({"total": 0}, r"^x\.yaml: total: 0: "),
         ({"shots": 5}, r"^x\.yaml: fewshot_split: .*required when shots is above 0"),
+        ({"task": None}, r"^x\.yaml: task_column: give either `task` or `tasks`"),
+        ({"tasks": {"a": "b"}}, r"^x\.yaml: task_column: give either `task` or `tasks`"),
+        ({"task_column": "subject"}, r"^x\.yaml: task_column: `tasks` and `task_column` need"),
+        (
+            {"task": None, "tasks": {"a": "b"}},
+            r"^x\.yaml: task_column: `tasks` and `task_column` n",
+        ),
+        (
+            {"task": None, "tasks": {"a": "b"}, "task_column": "c", "task_folder": ""},
+            r"^x\.yaml: task_folder: required with `tasks`",
+        ),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:

@@ -61,7 +61,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no layers": ({"tables": {"table01": {"smollm2-135m": [0]}}}, "greater than or equal to 1"),
     "repeated level": ({"tables": {"table01": {"smollm2-135m": [5, 5]}}}, "listed twice"),
-    "unpinned hub model": ({"tables": {"table01": {"llama-2-7b": [9]}}}, "revision is not set"),
     "unknown calibration": ({"calibration": "wiki"}, "calibration 'wiki' is not defined"),
     "negative limit": (
         {"suites": {"qa": {"protocol": "harness", "benchmarks": {"piqa": -1}}}},
@@ -77,7 +76,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "benchmark without data": (
         {"suites": {"qa": {"protocol": "harness", "benchmarks": {"wsc273": None}}}},
-        "WSC273 is not in the embedded data; set data_root",
+        "WSC273 is not in the embedded data; set data_root to a folder with local files, or "
+        "hub_data: true",
     ),
     "mistyped training text": (
         {"training_text": "embeded"},
@@ -90,9 +90,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "distilled recovery without text": (
         {"training_text": None},
         "training_text: null: table06 shows recovery 'linearpatch+ft', which is trained; "
-        "allowed: embedded, wikipedia-64, wikitext2",
+        "allowed: embedded, embedded-128, wikipedia-64, wikitext2",
     ),
     "missing data_root": ({"data_root": "no/where"}, "data_root: no/where: no such folder"),
+    "missing model_root": ({"model_root": "no/where"}, "model_root: no/where: no such folder"),
     "wrong dtype": ({"dtype": "float16"}, "dtype: 'float16'"),
     "missing definitions file": (
         {"definitions": ["config/none.yaml"]},
@@ -127,6 +128,47 @@ def edited_definitions(tmp_path: Path, file: str, edit) -> dict[str, Any]:
     payload = yaml.safe_load(Path("config/config.yaml").read_text())
     names = [str(changed) if name == file else name for name in payload["definitions"]]
     return {**payload, "definitions": names}
+
+
+MMLU = dict.fromkeys(("mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"), 60)
+
+
+def test_mmlu_works_in_a_suite(profile):
+    profile["suites"]["mmlu"] = {"protocol": "harness", "benchmarks": MMLU}
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    assert set(jobs.fetch_data_spec(config, "mmlu")["splits"]) == {"dev", "test"}
+    spec = jobs.evaluate_spec(config, "smollm2-135m", "dense", "mmlu")
+    assert spec["limits"] == MMLU
+    assert spec["benchmarks"]["mmlu_other"]["tasks"]["mmlu_anatomy"] == "anatomy"
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("dev", "mmlu_stem: split 'dev' with the examples: MMLU is not in the embedded data"),
+        ("test", "mmlu_stem: MMLU is not in the embedded data"),
+    ],
+)
+def test_a_benchmark_with_shots_needs_both_splits(tmp_path, split, expected):
+    payload = edited_definitions(
+        tmp_path, "config/data.yaml", lambda c: c["datasets"]["mmlu"]["splits"].pop(split)
+    )
+    payload["suites"]["mmlu"] = {"protocol": "harness", "benchmarks": MMLU}
+    assert expected in message(payload)
+
+
+def test_every_perplexity_benchmark_scores_a_partition_of_its_corpus(profile, tmp_path):
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    for name, benchmark in config.benchmarks.items():
+        if benchmark.protocol == "perplexity":
+            partitions = config.definitions.corpora[benchmark.corpus].partitions
+            assert benchmark.split in partitions, name
+    payload = edited_definitions(
+        tmp_path,
+        "config/data.yaml",
+        lambda c: c["corpora"]["novels"]["partitions"].pop("test"),
+    )
+    assert "benchmarks.novels: corpus 'novels' has no partition 'test'" in message(payload)
 
 
 DEFINITION_MISTAKES = {
@@ -200,6 +242,21 @@ DEFINITION_MISTAKES = {
         "config/data.yaml",
         lambda c: c["datasets"]["piqa"]["hub"].update(revison="x"),
         ": datasets.piqa.hub.revison: unknown key, did you mean 'revision'?",
+    ),
+    "file outside data_root": (
+        "config/data.yaml",
+        lambda c: c["datasets"]["piqa"]["local"].update(validation="../piqa.parquet"),
+        ": datasets.piqa.local.validation: '../piqa.parquet': must be a relative path without '..'",
+    ),
+    "repository that is no name": (
+        "config/models.yaml",
+        lambda c: c["models"]["llama-2-7b"]["source"].update(repo="../../llama"),
+        ": models.llama-2-7b.source.repo: '../../llama': String should match pattern",
+    ),
+    "revision that can move": (
+        "config/models.yaml",
+        lambda c: c["models"]["llama-2-7b"]["source"].update(revision="main"),
+        ": models.llama-2-7b.source.revision: 'main': String should match pattern",
     ),
     "mistyped key of a model in an archive": (
         "config/models.yaml",

@@ -169,7 +169,7 @@ def test_files_are_joined_in_the_given_order(tmp_path: Path) -> None:
         ("t.parquet", b"nothing", ["label"], "not a valid parquet file"),
         ("t.arrow", b"nothing", ["label"], "not a valid arrow file"),
         ("t.txt.gz", b"nothing", ["label"], "not a valid text file"),
-        ("t.csv", b"label\n1\n", ["label"], "unknown kind of file; allowed: .arrow, .jsonl"),
+        ("t.csv", b"label\n1\n", ["label"], "unknown kind of file; allowed: .arrow, .json, .jsonl"),
     ],
 )
 def test_bad_files_end_in_one_line_that_names_them(

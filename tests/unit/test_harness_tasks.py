@@ -15,7 +15,7 @@ from tiny_tokenizer import VOCABULARY, train_tokenizer
 from lpsteps.artifacts import write_parquet
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.benchmark import load_benchmark
-from lpsteps.evaluation.harness import PackedModel, load_task, score_benchmark
+from lpsteps.evaluation.harness import PackedModel, load_tasks, score_benchmark
 from lpsteps.evaluation.harness_settings import HarnessSettings
 
 ARC = [
@@ -116,6 +116,10 @@ def settings(name: str, **changes: Any) -> HarnessSettings:
     return HarnessSettings.model_validate(load_benchmark(name).scoring() | changes)
 
 
+def harness_tasks(*arguments: Any, **options: Any) -> list[Any]:
+    return [local.task for local in load_tasks(*arguments, **options).values()]
+
+
 def stored(folder: Path, name: str) -> Path:
     path = folder / f"{name}.parquet"
     write_parquet(path, pa.Table.from_pylist(DOCUMENTS[name]))
@@ -132,7 +136,7 @@ def test_scores_equal_those_of_the_plain_harness(
     score = score_benchmark(packed, benchmark, data)
 
     plain = HFLM(pretrained=model, tokenizer=tokenizer, add_bos_token=add_bos)
-    task = load_task(benchmark, data)
+    (task,) = harness_tasks(benchmark, data)
     results = evaluate(plain, {"tasks": {benchmark.task: task}}, bootstrap_iters=10)
     samples = results["samples"][benchmark.task]
     assert score.ids == list(range(6))
@@ -184,7 +188,7 @@ def test_scores_equal_those_of_the_plain_harness(
 def test_prompts_are_those_of_the_harness(
     name: str, expected: list[tuple[str, str]], tmp_path: Path
 ) -> None:
-    task = load_task(settings(name), stored(tmp_path, name))
+    (task,) = harness_tasks(settings(name), stored(tmp_path, name))
     task.build_all_requests()
     assert [request.args for request in task.instances][: len(expected)] == expected
 
@@ -206,7 +210,7 @@ def test_examples_come_from_their_own_split(tmp_path: Path) -> None:
     examples = tmp_path / "train.parquet"
     rows = [{"goal": "G", "sol1": "first", "sol2": "second", "label": 1}] * 3
     write_parquet(examples, pa.Table.from_pylist(rows))
-    task = load_task(benchmark, stored(tmp_path, "piqa"), fewshot=examples)
+    (task,) = harness_tasks(benchmark, stored(tmp_path, "piqa"), fewshot=examples)
     task.set_fewshot_seed(seed=0)
     task.build_all_requests()
     example = "Question: G\nAnswer: second\n\n"
@@ -216,7 +220,7 @@ def test_examples_come_from_their_own_split(tmp_path: Path) -> None:
 def test_an_unknown_task_is_named(tmp_path: Path) -> None:
     data = stored(tmp_path, "piqa")
     with pytest.raises(LpstepsError, match=r"^pika: .*it has piqa"):
-        load_task(settings("piqa", task="pika"), data)
+        load_tasks(settings("piqa", task="pika"), data)
 
 
 def test_a_metric_that_the_task_has_not_is_named(
@@ -232,4 +236,4 @@ def test_data_of_another_kind_is_named(tmp_path: Path, columns: list[str]) -> No
     data = tmp_path / "data.parquet"
     write_parquet(data, pa.table({name: ["x"] for name in columns}))
     with pytest.raises(LpstepsError, match=r"data\.parquet: cannot be read as the data of winogr"):
-        load_task(settings("winogrande"), data)
+        load_tasks(settings("winogrande"), data)

@@ -11,7 +11,8 @@ import torch
 from lpsteps.artifacts import write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
-from lpsteps.models.layers import _LAYOUTS, decoder_of
+from lpsteps.models.families import LAYOUTS
+from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import (
     configure_torch,
     load_model,
@@ -80,12 +81,18 @@ def test_boundaries_come_in_order_and_hooks_go(tiny_model: Any, family: str) -> 
 
 def test_every_supported_family_is_tested(tiny_model: Any, families: list[str]) -> None:
     tested = {tiny_model(family, layers=2).config.model_type for family in families}
-    assert tested == set(_LAYOUTS)
+    assert tested == {family for family, layout in LAYOUTS.items() if layout.native}
 
 
-def test_unknown_family_is_named(tiny_llama: Any) -> None:
+def test_a_family_with_parts_in_unknown_places_is_named(tiny_llama: Any) -> None:
     tiny_llama.config.model_type = "lama"
-    with pytest.raises(LpstepsError, match=r"model_type: lama: did you mean 'llama'"):
+    assert decoder_of(tiny_llama).norm is tiny_llama.model.norm
+    tiny_llama.model.final = tiny_llama.model.norm
+    del tiny_llama.model.norm
+    message = (
+        r"model_type: lama: no decoder layers with a final norm at a usual place \(model\.layers"
+    )
+    with pytest.raises(LpstepsError, match=message):
         decoder_of(tiny_llama)
 
 

@@ -148,6 +148,20 @@ def test_channel_scale_uses_the_plain_statistics(statistics: Statistics) -> None
     )
 
 
+def test_alpha_multiplies_every_scale_and_leaves_the_ratios_on_record(
+    statistics: Statistics,
+) -> None:
+    context = _context(statistics, 2, 3)
+    plain = channel_scale.build(context, channel_scale.Params())
+    perturbed = channel_scale.build(context, channel_scale.Params(alpha=0.6))
+    weights = [patches.gaps[0].operations[0].weight for patches in (plain, perturbed)]
+    np.testing.assert_allclose(weights[1], 0.6 * weights[0], rtol=1e-6)
+    name = "gaps.0.operations.0.d"
+    np.testing.assert_array_equal(perturbed.audit[name], plain.audit[name])
+    with pytest.raises(ValidationError):
+        channel_scale.Params(alpha=0)
+
+
 @pytest.mark.parametrize("method", [channel_scale, linearpatch])
 def test_grouping(statistics: Statistics, method: Any) -> None:
     context = _context(statistics, 7, 0, 3, 4, 5)

@@ -14,6 +14,7 @@ from lpsteps.report.aggregates import (
     removed_ratio,
     retained_performance,
     share_closed,
+    weighted_mean,
 )
 
 VALUES = st.floats(1, 100)
@@ -30,7 +31,23 @@ def test_mean_agrees_with_exact_arithmetic(parts: list[Estimate]) -> None:
     assert result.stderr == pytest.approx(math.sqrt(variance), rel=1e-12, abs=1e-150)
 
 
+@given(st.lists(st.tuples(st.builds(Estimate, VALUES, ERRORS), st.integers(1, 5000)), min_size=1))
+def test_weighted_mean_agrees_with_exact_arithmetic(parts: list[tuple[Estimate, int]]) -> None:
+    result = weighted_mean([part for part, _ in parts], [weight for _, weight in parts])
+    total = sum(weight for _, weight in parts)
+    exact = sum(weight * Fraction(part.value) for part, weight in parts) / total
+    variance = sum((weight * Fraction(part.stderr or 0)) ** 2 for part, weight in parts) / total**2
+    assert result.value == pytest.approx(float(exact), rel=1e-13)
+    assert result.stderr == pytest.approx(math.sqrt(variance), rel=1e-12, abs=1e-150)
+
+
+def test_a_weighted_mean_is_the_accuracy_over_all_documents() -> None:
+    """Three of four right, and one of two."""
+    assert weighted_mean([Estimate(75.0), Estimate(50.0)], [4, 2]).value == pytest.approx(400 / 6)
+
+
 def test_one_unknown_error_makes_the_error_unknown() -> None:
+    assert weighted_mean([Estimate(1.0, 0.5), Estimate(2.0)], [1, 2]).stderr is None
     assert mean([Estimate(1.0, 0.5), Estimate(2.0)]).stderr is None
     assert retained_performance([Estimate(1.0, 0.5)], [Estimate(2.0)]).stderr is None
 

@@ -984,16 +984,16 @@ def test_unequal_numbers_of_samples_stand_in_rows_of_their_own(run: Run) -> None
     [section] = [s for s in table["sections"] if (s["model"], s["n"]) == (LARGE, 7)]
     assert [(row["id"], row["kind"]) for row in section["rows"]] == [
         ("linearpatch", "measured"),
+        ("samples-32", "measured"),
         ("samples-64", "measured"),
-        ("samples-128", "measured"),
-        ("samples-256", "measured"),
+        ("linearpatch+ft", "measured"),
         ("samples-2500", "published"),
         ("samples-5000", "published"),
         ("samples-7500", "published"),
     ]
     cells = run.cells()
     assert cells[f"table11/{LARGE}/n7/linearpatch/wikitext2"]["published"] == 13.22
-    assert cells[f"table11/{LARGE}/n7/samples-64/wikitext2"]["published"] is None
+    assert cells[f"table11/{LARGE}/n7/samples-32/wikitext2"]["published"] is None
     theirs = cells[f"table11/{LARGE}/n7/samples-5000/target_storage"]
     assert (theirs["text"], theirs["value"]) == ("10G", None)
     assert cells[f"table11/{LARGE}/n7/samples-5000/distilled_windows"]["value"] == 5000.0
@@ -1003,9 +1003,10 @@ def test_curves_are_in_the_payload(run: Run) -> None:
     tables = {table["id"]: table for table in run.build()["tables"]}
     assert tables["table01"]["curves"] == []
     assert [(c["model"], c["n"]) for c in tables["table11"]["curves"]] == [(SMALL, 5), (LARGE, 7)]
-    # Two of its three rows are not configured.
-    [line] = tables["table11"]["curves"][0]["lines"]
-    assert (line["row"], line["label"], line["style"]) == ("samples-64", "64 samples", 1)
+    # The third of its rows is not configured.
+    line, whole = tables["table11"]["curves"][0]["lines"]
+    assert (line["row"], line["label"], line["style"]) == ("samples-64", "64 samples", 2)
+    assert (whole["row"], whole["style"]) == ("linearpatch+ft", 3)
     assert line["tokens"] == 2 * 64 * 512 and line["objective"] == "logits_kl"
     assert [len(line["fit"]), line["window"]] == [32, 2]
     assert (line["before"], line["kept"], line["after"]) == (

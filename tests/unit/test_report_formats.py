@@ -8,6 +8,7 @@ from lpsteps.report.formats import (
     format_foldable,
     format_interval,
     format_layers,
+    format_revision,
     format_share,
     format_training,
     format_value,
@@ -20,6 +21,13 @@ from lpsteps.report.formats import (
 )
 def test_layers_as_text(order: tuple[int, ...], text: str) -> None:
     assert format_layers(order) == text
+
+
+@pytest.mark.parametrize(
+    ("revision", "text"), [("0.1.2", "0.1.2"), ("abcdef012345" + "6" * 28, "abcdef0123")]
+)
+def test_revisions_as_text(revision: str, text: str) -> None:
+    assert format_revision(revision) == text
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,79 @@ def test_measured_and_printed_differ_by_words_not_only_by_colour(page: Element) 
     assert "9 of 32 layers removed, printed in the paper" in mixed.up("tbody").text
 
 
+def test_verdicts_differ_by_sign_and_word(payload: dict[str, Any], page: Element) -> None:
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    for name, sign, word in (
+        ("table08/llama-2-7b/n7/shortgpt/layers", "=", "reproduced"),
+        ("table08/llama-2-7b/n7/sleb/layers", "\N{ALMOST EQUAL TO}", "close"),
+        ("table01/llama-2-7b/n7/sleb/arc_easy", "\N{NOT EQUAL TO}", "differs"),
+        ("table01/llama-2-7b/n7/sleb/arc_challenge", "?", "undecided"),
+    ):
+        shown = button(page, name)
+        assert cells[name]["verdict"]["word"] == word
+        assert shown.text.endswith(f" {sign}")
+        assert word in shown.attributes["aria-label"].split(", ")
+        assert f"{word}: " in shown.attributes["title"]
+        assert cells[name]["verdict"]["rule"] in shown.attributes["title"]
+    assert (
+        "difference -14.29, standard error 6.25"
+        in button(page, "table01/llama-2-7b/n7/sleb/arc_easy").attributes["title"]
+    )
+    without = button(page, "table01/smollm2-135m/n5/sleb/arc_easy")
+    assert without.text.endswith("n=64") and "undecided" not in without.attributes["aria-label"]
+
+
+def test_a_note_on_a_printed_value_has_a_sign_and_is_spoken(payload: dict[str, Any]) -> None:
+    noted = copy.deepcopy(payload)
+    name = "table01/llama-2-7b/n7/sleb/arc_easy"
+    cell = next(cell for cell in noted["cells"] if cell["id"] == name)
+    cell["published_note"] = "likely a misprint"
+    shown = button(Tree(render_page(noted, "0" * 64, TEMPLATES)).root, name)
+    assert "56.57\N{DAGGER}" in shown.text
+    assert "likely a misprint" in shown.attributes["aria-label"]
+    assert "likely a misprint" in shown.attributes["title"]
+
+
+def test_numbers_that_cannot_be_told_from_the_best_are_marked(
+    payload: dict[str, Any], page: Element
+) -> None:
+    marked = set()
+    for cell in payload["cells"]:
+        versus = cell["versus_best"]
+        if versus is None:
+            continue
+        shown = button(page, cell["id"])
+        [value] = [span for span in shown.all("span") if "value" in span.attributes["class"]]
+        tied = "tied" in value.attributes["class"].split()
+        assert tied == (not versus["told_apart"] and cell["mark"] != "best")
+        assert tied == ("cannot be told from the best" in shown.attributes["aria-label"])
+        assert f"the best, {versus['label']}: {versus['text']}" in shown.attributes["title"]
+        marked.add(tied)
+    assert marked == {True, False}
+    data = json.loads(next(s for s in page.all("script") if s.attributes.get("id")).text)
+    name = "table06/smollm2-135m/n5/linearpatch/embedded_ppl_avg"
+    assert data["cells"][name]["versus_unrepaired"]["label"] == "Vanilla"
+
+
+def test_the_summary_stands_on_top(payload: dict[str, Any], page: Element) -> None:
+    summary = payload["run"]["summary"]
+    [beside] = [div for div in page.all("div") if div.attributes.get("id") == "summary"]
+    text = " ".join(beside.text.split())
+    assert f"{summary['counterparts']} measured cells stand beside a printed value." in text
+    for word in ("reproduced", "close", "differs", "undecided"):
+        assert f"{summary[word]} {word}" in text
+    for entry in summary["unjudged"]:
+        assert f"{entry['count']} without a verdict: {entry['reason']}" in text
+    items = [" ".join(item.text.split()) for item in page.all("header")[0].all("li")]
+    for entry in summary["reasons"]:
+        assert f"{entry['count']} {entry['reason']}" in items
+    [folded] = page.all("header")[0].all("details")
+    assert len(folded.all("li")) == len(summary["reasons"]) - 5
+    lines = [p.text for p in page.all("p") if p.attributes.get("class") == "counts"]
+    assert len(lines) == len(payload["tables"])
+    assert lines[0].startswith(f"{payload['tables'][0]['summary']['measured']} measured; ")
+
+
 def test_missing_cells_give_their_reason(page: Element) -> None:
     row = button(page, "table01/smollm2-135m/n5/llm-pruner/ratio")
     assert row.text.endswith("which config/full.yaml includes")
@@ -319,15 +392,11 @@ def test_trainings_stand_below_their_table(payload: dict[str, Any], page: Elemen
         details = figure.up("details")
         order = [child for child in details.children if child.tag in ("figure", "div")]
         assert order[-1] is figure  # behind the numbers
-        [row] = [row for row in figure.all("tr") if row.all("td")]
-        [line] = curves["lines"]
-        assert [cell.text for cell in row.children][2:] == [
-            "2.000",
-            "1.000",
-            figure.all("td")[3].text,
-            "1.250",
-            line["source"]["path"],
-        ]
+        rows = [row for row in figure.all("tr") if row.all("td")]
+        for row, line in zip(rows, curves["lines"], strict=True):
+            cells = [cell.text for cell in row.children]
+            assert cells[2:4] == ["2.000", "1.000"]
+            assert cells[5:] == ["1.250", line["source"]["path"]]
     drawn = {
         svg.attributes["aria-labelledby"] for svg in page.all("svg") if "role" in svg.attributes
     }
@@ -469,7 +538,7 @@ def test_mistakes_in_templates_are_one_line(payload: dict[str, Any]) -> None:
         render_page(payload, "", {k: v for k, v in TEMPLATES.items() if k != "style.css"})
     with pytest.raises(LpstepsError, match=r"script\.js: '</script'"):
         render_page(payload, "", TEMPLATES | {"script.js": "'</script>'"})
-    with pytest.raises(LpstepsError, match="schema 1, expected 3"):
+    with pytest.raises(LpstepsError, match="schema 1, expected 4"):
         render_page(payload | {"schema": 1}, "", TEMPLATES)
 
 
@@ -477,6 +546,7 @@ def test_templates_are_the_files_of_the_folder() -> None:
     assert {Path(name).name for name in TEMPLATES} == {
         "page.html.j2",
         "table.html.j2",
+        "figure.html.j2",
         "style.css",
         "script.js",
     }

@@ -179,7 +179,7 @@ def definitions() -> dict[str, object]:
 
 
 def profile() -> dict[str, object]:
-    """The profile: four tables, two pruning levels, a few samples."""
+    """The profile: four tables, three figures, two pruning levels, a few samples."""
     return {
         "definitions": ["config/tiny_definitions.yaml", "config/methods.yaml"],
         "tables": {
@@ -187,6 +187,11 @@ def profile() -> dict[str, object]:
             "table06": {"tiny": [2]},
             "table08": {"tiny": [2, 1], "tiny-b": [1]},
             "rivals": {"tiny": [2]},
+        },
+        "figures": {
+            "figure1": {"tiny": [2]},
+            "figure2": {"tiny": [2]},
+            "cosines": {"tiny": []},
         },
         "suites": {
             "perplexity": {
@@ -210,22 +215,35 @@ def methods() -> dict[str, object]:
     content["selections"]["sleb"]["params"] = {"windows": 1, "length": 16}
     # One metric that runs the model is enough here; rows of the other are missing, with the reason.
     del content["selections"]["taylor+"]
+    params = {"windows": 2, "length": 16, "exempt_first": 1, "exempt_last": 1}
+    content["width_prunings"] = {
+        "narrow": {"title": "Narrow", "method": "llm_pruner", "params": params}
+    }
     return content
 
 
 def rivals() -> dict[str, object]:
-    """A table of repairs that read moments, run the model, or are built on text of their own."""
+    """A table of repairs that read moments, run the model, or are built on text of their own.
+
+    Its last row prunes heads and channels in place of layers.
+    """
     own = {"selection": "llm-streamline", "recovery": "channel-scale"}
     return {
         "id": "rivals",
         "title": "Rivals",
         "caption": "Repairs of one cut.",
-        "columns": [{"id": "novels", "title": "Novels", "unit": "perplexity"}],
+        "columns": [
+            {"id": "ratio", "title": "Ratio", "kind": "ratio", "unit": "percent"},
+            {"id": "novels", "title": "Novels", "unit": "perplexity"},
+        ],
         "rows": [
             {"id": name, "label": name, "selection": "llm-streamline", "recovery": name}
             for name in ("least-squares", "branch-refit")
         ]
-        + [{"id": "own-text", "label": "own text", **own, "calibration": "wikipedia+own"}],
+        + [
+            {"id": "own-text", "label": "own text", **own, "calibration": "wikipedia+own"},
+            {"id": "narrow", "label": "Narrow", "selection": "narrow"},
+        ],
     }
 
 

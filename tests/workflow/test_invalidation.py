@@ -204,11 +204,13 @@ MOMENTS = (
     SCORES + r".*least-squares/",
 )
 REFIT = (r"build_patch/.*branch-refit", SCORES + r".*branch-refit/")
+WIDTH = ("prune_width/", SCORES + r".*width/narrow/")
 DISTILLED = ("distill/", SCORES + r".*linearpatch\+ft/")
 STATISTICS = (
     "calibrate/",
     # The plan behind a ranking from statistics may be another one.
     "measure_moments/",
+    "measure_token_scales/",
     "distill/",
     r"(rank_layers|choose_layers)/.*(shortgpt|llm-streamline)",
     r"build_patch/.*(shortgpt|llm-streamline|linearpatch|channel-scale)",
@@ -267,6 +269,15 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "pass for the moments": (code("lpsteps/models/gap_moments.py"), (*MOMENTS, *REPORT)),
     "solver of the least squares": (code("lpsteps/least_squares.py"), (*MOMENTS[1:], *REPORT)),
     "repair that runs the model": (code("lpsteps/models/refit.py"), (*REFIT, *REPORT)),
+    "width pruning": (code("lpsteps/width/llm_pruner.py"), (*WIDTH, *REPORT)),
+    "groups of channels": (code("lpsteps/models/coupling.py"), (*WIDTH, *REPORT)),
+    "setting of a width pruning": (
+        configure(
+            "config/methods.yaml",
+            lambda c: c["width_prunings"]["narrow"]["params"].update(windows=1),
+        ),
+        (*WIDTH, *REPORT),
+    ),
     "training": (code("lpsteps/training.py"), (*DISTILLED, *REPORT)),
     "setting of a distillation": (
         configure("config/methods.yaml", lambda c: c["distillations"]["kl"].update(clip=1.0)),
@@ -302,6 +313,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
             *STATISTICS,
             *MOMENTS,
             *REFIT,
+            *WIDTH,
             PLAN + "sleb",
             "evaluate_perplexity/",
             *REPORT,
@@ -312,9 +324,10 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         (
             "choose_layers/",
             "measure_moments/",
+            "measure_token_scales/",
             "build_patch/",
             "distill/",
-            SCORES + "calibration/",
+            SCORES + ".*selection/",
             *REPORT,
         ),
     ),
@@ -325,6 +338,15 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "published value": (replace("reports/published/table02.csv", "18.45", "18.46"), REPORT),
     "caption of a table": (
         configure("reports/tables/table02.yaml", lambda c: c.update(caption="Another one.")),
+        REPORT,
+    ),
+    "token-wise scalings": (
+        code("lpsteps/token_scales.py"),
+        ("measure_token_scales/", *REPORT),
+    ),
+    "drawing of the figures": (code("lpsteps/report/figure_drawings.py"), ("render_report/",)),
+    "figure added of what is there": (
+        configure(PROFILE, lambda c: c["figures"].update(figure4={"tiny": [1]})),
         REPORT,
     ),
     "title of a benchmark": (
@@ -371,7 +393,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
             lambda c: [entry.update(windows=2) for entry in c["calibrations"].values()],
         ),
         # What runs the model itself reads the same windows.
-        ("extend_windows/", *STATISTICS, *MOMENTS, *REFIT, PLAN + "sleb", *REPORT),
+        ("extend_windows/", *STATISTICS, *MOMENTS, *REFIT, *WIDTH, PLAN + "sleb", *REPORT),
     ),
     "number of windows of the model's own": (
         configure(
@@ -428,7 +450,14 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "lock file": (append("requirements.lock", "another==1.0\n"), ("",)),
     "function renamed that two steps use": (
         rename_function,
-        ("choose_layers/", "measure_moments/", "build_patch/", "distill/", SCORES, *REPORT),
+        (
+            "choose_layers/",
+            r"measure_(moments|token_scales)/",
+            "build_patch/",
+            "distill/",
+            SCORES,
+            *REPORT,
+        ),
     ),
     "writer of all files": (code("lpsteps/artifacts.py"), ("",)),
 }

@@ -82,3 +82,38 @@ rule calibrate:
         "python -m lpsteps.steps.calibrate --model {input.model} --compute {input.compute}"
         " --windows {input.windows} --stats {output.stats}"
         " --spec {params.spec:q} --log {log}"
+
+
+rule measure_token_scales:
+    input:
+        plan="results/{model}/calibration/{calibration}/selection/{selection}/n{n}/plan.json",
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        windows=lambda wildcards: jobs.calibration_windows(
+            CONFIG, wildcards.model, wildcards.calibration
+        ),
+    output:
+        scales="results/{model}/calibration/{calibration}/selection/{selection}/n{n}/token_scales.parquet",
+        record=record(
+            "results/{model}/calibration/{calibration}/selection/{selection}/n{n}/token_scales.parquet"
+        ),
+    log:
+        "logs/measure_token_scales/{model}.{calibration}.{selection}.n{n}.log",
+    benchmark:
+        "results/runtime/measure_token_scales/{model}.{calibration}.{selection}.n{n}.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=lambda wildcards: 1000 + jobs.memory_mb(CONFIG, wildcards.model),
+    params:
+        spec=lambda wildcards: jobs.measure_token_scales_spec(
+            CONFIG, wildcards.calibration
+        ),
+        code=code("lpsteps.steps.measure_token_scales"),
+        env=ENVIRONMENT,
+    message:
+        "Measuring token-wise scalings of {wildcards.model}, {wildcards.selection},"
+        " {wildcards.n} layers"
+    shell:
+        "python -m lpsteps.steps.measure_token_scales --plan {input.plan} --model {input.model}"
+        " --compute {input.compute} --windows {input.windows} --scales {output.scales}"
+        " --spec {params.spec:q} --log {log}"

@@ -117,6 +117,12 @@ def training_inputs(wildcards):
     }
 
 
+def stored_targets(wildcards):
+    """A store of targets whose size can be measured, where the profile has one."""
+    store = jobs.stored_targets(CONFIG, wildcards.model)
+    return {"store": store} if store else {}
+
+
 def training_text(wildcards, part):
     """`{corpus: windows}` of a part of the training text, `fit` or `heldout`."""
     sources = getattr(jobs.training_text(CONFIG), part)

@@ -1,20 +1,24 @@
-"""Tables and the page."""
+"""Tables, figures and the page."""
 
 TABLES = sorted(CONFIG.profile.tables)
+FIGURES = sorted(CONFIG.profile.figures)
 
 
 rule build_tables:
     input:
         **jobs.table_inputs(CONFIG),
         definitions=[f"reports/tables/{table}.yaml" for table in TABLES],
+        figures=[f"reports/figures/{figure}.yaml" for figure in FIGURES],
         published=jobs.published_files(CONFIG),
     output:
         json="reports/tables.json",
         csv=[f"reports/tables/{table}.csv" for table in TABLES],
+        figures=[f"reports/figures/{figure}.csv" for figure in FIGURES],
         records=[
             record(path)
             for path in ["reports/tables.json"]
             + [f"reports/tables/{table}.csv" for table in TABLES]
+            + [f"reports/figures/{figure}.csv" for figure in FIGURES]
         ],
     log:
         "logs/build_tables/tables.log",
@@ -28,7 +32,7 @@ rule build_tables:
         "Building the tables"
     shell:
         "python -m lpsteps.steps.build_tables --inputs {input}"
-        " --tables-json {output.json} --csv {output.csv}"
+        " --tables-json {output.json} --csv {output.csv} --figures-csv {output.figures}"
         " --spec {params.spec:q} --log {log}"
 
 

@@ -1,6 +1,28 @@
 """Pinned downloads: models as safetensors, datasets as Parquet."""
 
 
+onstart:
+    # Nothing starts that would stop at a download without a commit hash.
+    to_run = list(workflow.dag.needrun_jobs())
+    try:
+        jobs.refuse_unpinned(
+            CONFIG,
+            [
+                job.wildcards.model
+                for job in to_run
+                if job.rule.name == "fetch_model"
+            ],
+            [
+                job.wildcards.dataset
+                for job in to_run
+                if job.rule.name == "fetch_data"
+            ],
+        )
+    except LpstepsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1)
+
+
 rule fetch_archive:
     output:
         manifest="resources/archives/{archive}/manifest.json",
@@ -53,6 +75,8 @@ rule convert_model:
 
 
 rule fetch_model:
+    input:
+        local=lambda wildcards: jobs.local_model_files(CONFIG, wildcards.model),
     output:
         manifest="resources/models/{model}/manifest.json",
         record=record("resources/models/{model}/manifest.json"),

@@ -1,0 +1,166 @@
+"""Which models can be pruned, told from their `config.json` alone.
+
+A decoder-only language model is one stack of layers, each of which adds to the residual stream,
+between an embedding and a final norm with a language-model head behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lpsteps.errors import LpstepsError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a family keeps its parts.
+
+    Attributes:
+        backbone: Path of the backbone in the model.
+        layers: Name of the layers in the backbone.
+        norm: Name of the final norm in the backbone.
+        native: Whether transformers has the family; else its code comes with the model.
+    """
+
+    backbone: str = "model"
+    layers: str = "layers"
+    norm: str = "norm"
+    native: bool = True
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "baichuan": Layout(native=False),
+    "gemma2": Layout(),
+    "gemma3_text": Layout(),
+    "gpt_neox": Layout(backbone="gpt_neox", norm="final_layer_norm"),
+    "llama": Layout(),
+    "mistral": Layout(),
+    "olmo2": Layout(),
+    "opt": Layout(backbone="model.decoder", norm="final_layer_norm"),
+    "phi3": Layout(),
+    "qwen2": Layout(),
+    "qwen3": Layout(),
+}
+"""The families that the tests run, by `config.model_type`.
+
+Another family needs no line here when it keeps its parts as one of :data:`USUAL_LAYOUTS`.
+"""
+
+USUAL_LAYOUTS = (
+    Layout(),
+    Layout(norm="final_layernorm"),
+    Layout(backbone="transformer", layers="h", norm="ln_f"),
+    Layout(backbone="transformer", layers="blocks", norm="norm_f"),
+)
+"""Where further families keep their parts, in the order in which they are looked for."""
+
+# Names under which configs give sizes; the first is the usual one.
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_SIZES = {
+    "n_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "vocabulary": ("vocab_size",),
+}
+
+
+def model_size(config: Mapping[str, Any], size: str, where: str) -> int:
+    """Return a size of a model.
+
+    Args:
+        config: Content of its `config.json`.
+        size: `n_layers`, `hidden_size` or `vocabulary`.
+        where: The file, for the message.
+
+    Raises:
+        LpstepsError: It is missing or not an integer.
+    """
+    text = config.get("text_config", config)
+    names = _SIZES[size]
+    value = next((text[name] for name in names if name in text), None)
+    if not isinstance(value, int):
+        raise LpstepsError(f"{where}: {names[0]}: {value}: must be an integer")
+    return value
+
+
+def check_family(config: Mapping[str, Any], where: str) -> None:
+    """Check that a model is a decoder-only language model with plain weights.
+
+    Args:
+        config: Content of its `config.json`.
+        where: The file, for the message.
+
+    Raises:
+        LpstepsError: It is something else; the message names what is missing.
+    """
+    obstacle = _obstacle(config)
+    if obstacle is not None:
+        family = config.get("model_type")
+        raise LpstepsError(f"{where}: model_type: {family}: cannot be pruned here: {obstacle}")
+
+
+def _obstacle(config: Mapping[str, Any]) -> str | None:
+    """Return what keeps a model from being pruned, None where nothing does."""
+    if not config.get("model_type"):
+        return "it names no family of transformers"
+    if config.get("is_encoder_decoder"):
+        return "an encoder and a decoder; it has no single stack of decoder layers"
+    if "text_config" in config:
+        return (
+            "text is one of several kinds of input; save its language model alone, as a "
+            "ForCausalLM class of transformers, and name that folder"
+        )
+    if "quantization_config" in config:
+        return "its weights are quantised; take the repository with the original ones"
+    if config["model_type"] in LAYOUTS:
+        return None
+    if not any(name in config for name in _HEADS):
+        return "it has no attention heads, as state-space models; layers with attention are needed"
+    architectures = config.get("architectures") or []
+    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        found = ", ".join(architectures) or "none"
+        return (
+            f"it has no causal language-model head (architectures: {found}); a ...ForCausalLM "
+            "class is needed"
+        )
+    return None
+
+
+def check_remote_code(config: Mapping[str, Any], where: str, trusted: bool) -> None:
+    """Check that a model needs no code of its own, or may run it.
+
+    A model whose family transformers has is loaded with that code, whatever else its folder holds.
+
+    Args:
+        config: Content of its `config.json`.
+        where: The file, for the message.
+        trusted: Whether the model's entry says `trust_remote_code: true`.
+
+    Raises:
+        LpstepsError: It asks for code that must not run.
+    """
+    layout = LAYOUTS.get(str(config.get("model_type")))
+    native = layout is not None and layout.native
+    if "auto_map" not in config or native:
+        return
+    elsewhere = [name for name in _flat(config["auto_map"].values()) if "--" in name]
+    if elsewhere:
+        raise LpstepsError(
+            f"{where}: auto_map: {elsewhere[0]}: code of another repository, which no revision "
+            "pins; copy its Python files into the model's folder and name them here without `--`"
+        )
+    if not trusted:
+        raise LpstepsError(
+            f"{where}: auto_map: the model brings Python code that would have to run; read it, and "
+            "write `trust_remote_code: true` in the model's entry if you trust it"
+        )
+
+
+def _flat(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the names in an `auto_map`, some of which stand in lists with nulls."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif value is not None:
+            yield from _flat(value)

@@ -1,0 +1,315 @@
+"""Whether two rows of a table can be told apart on what both were scored on.
+
+All rows are scored on the same documents and windows, so they are compared pairwise on these: what
+makes a document hard moves both sides alike and cancels.
+
+* Accuracies: the exact McNemar test (McNemar, Psychometrika 12, 1947), which asks of the documents
+  that one row answers and the other does not how likely so uneven a split is by coin tosses.
+* Perplexities and means over several tasks: a paired bootstrap within each text and task (Efron and
+  Tibshirani, An Introduction to the Bootstrap, 1993, chapter 16). The p-value is twice the share of
+  the resamples on the far side of zero.
+
+Two questions are asked of the rows of a column: whether they differ from the best one, and whether
+the repaired ones differ from the same cut without repair. The p-values of one question, column and
+section are corrected together by Holm's method (Scandinavian Journal of Statistics 6, 1979).
+Nothing is corrected across columns, sections and tables.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from lpsteps.report.bootstrap import RESAMPLES, SEED, Values, draws, interval
+from lpsteps.report.evidence import Score
+from lpsteps.report.formats import format_interval
+
+LEVEL = 0.05
+
+# With fewer windows, resampling them says too little about other windows: a test by the signs of
+# five differences cannot reach the level at all.
+FEWEST_WINDOWS = 6
+
+# Resampled differences up to here are zero: what is left of a sum that cancels on paper.
+_ZERO = 1e-9
+
+Test = Literal["mcnemar", "bootstrap"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands behind one number of a column.
+
+    Attributes:
+        value: The number.
+        scores: Its scores: one, or those it is the mean of.
+        weights: Weight of each score in the mean.
+        dense: Scores of the dense model on the same tasks where the number is the mean of the
+            ratios to them, in percent.
+    """
+
+    value: float
+    scores: tuple[Score, ...]
+    weights: tuple[float, ...]
+    dense: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row beside another one.
+
+    Attributes:
+        other: Name of the other row.
+        difference: Own number minus the other's.
+        bounds: 95 % interval of the difference, resampled.
+        p: Two-sided p-value of there being no difference.
+        adjusted: The same after Holm's correction.
+        family: How many comparisons it was corrected for.
+        test: How it was found.
+    """
+
+    other: str
+    difference: float
+    bounds: tuple[float, float]
+    p: float
+    adjusted: float
+    family: int
+    test: Test
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the rows differ at the level of 5 %."""
+        return self.adjusted <= LEVEL
+
+
+@lru_cache(maxsize=4096)
+def mcnemar(first: int, second: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test.
+
+    Args:
+        first: Documents that only the first row answers.
+        second: Documents that only the second row answers.
+    """
+    discordant = first + second
+    term = total = 1
+    for successes in range(1, min(first, second) + 1):
+        term = term * (discordant - successes + 1) // successes
+        total += term
+    return min(1.0, 2 * total / (1 << discordant))
+
+
+def bootstrap_p(differences: Values) -> float:
+    """Return the two-sided p-value of no difference.
+
+    Args:
+        differences: Resampled differences ``[resamples]``.
+
+    Returns:
+        Twice the smaller share of resamples on one side of zero, zero itself included on both; the
+        observed sample counts as one more resample, so that the value is never 0.
+    """
+    below = np.count_nonzero(differences <= _ZERO)
+    above = np.count_nonzero(differences >= -_ZERO)
+    return min(1.0, 2 * (1 + int(min(below, above))) / (1 + len(differences)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for their number by Holm's method, in the same order."""
+    count = len(p_values)
+    adjusted = [1.0] * count
+    least = 0.0
+    for rank, index in enumerate(sorted(range(count), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (count - rank) * p_values[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def resampled_differences(
+    own: Sequence[float],
+    other: Sequence[float],
+    dense: Sequence[float] | None,
+    task: int,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Values | None:
+    """Return how two models differ in accuracy on resamples of the documents of a task.
+
+    Documents count only by who answers them: by one model minus the other, and by the dense one.
+    So a resample draws how often each of these cases occurs, which has the same distribution as
+    drawing documents and takes far fewer draws.
+
+    Args:
+        own: 0 or 1 for each document.
+        other: The same of another model.
+        dense: The same of the dense model, of whose accuracy the difference is a share; None for
+            the difference itself.
+        task: Number of the task; another one has other draws.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+
+    Returns:
+        Float64 ``[resamples]``, in percentage points, or in percent of the dense accuracy; None
+        when the dense model answers nothing in a resample.
+    """
+    codes = 1 + np.array(own, dtype=np.int64) - np.array(other, dtype=np.int64)
+    if dense is not None:
+        codes += 3 * np.array(dense, dtype=np.int64)
+    counts = np.bincount(codes, minlength=3 if dense is None else 6)
+    return _drawn_differences(tuple(counts.tolist()), task, resamples, seed)
+
+
+@lru_cache(maxsize=2048)
+def _drawn_differences(
+    counts: tuple[int, ...], task: int, resamples: int, seed: int
+) -> Values | None:
+    """Draw how often each case occurs: lost, equal, gained.
+
+    Where there are six, the last three are of the documents that the dense model answers.
+    """
+    generator = np.random.default_rng([seed, task])
+    total = sum(counts)
+    drawn = generator.multinomial(total, np.array(counts) / total, size=resamples)
+    gained = drawn[:, 2::3].sum(axis=1) - drawn[:, 0::3].sum(axis=1)
+    whole = drawn[:, 3:].sum(axis=1) if len(counts) == 6 else np.full(resamples, total)
+    if (whole == 0).any():
+        return None
+    differences: Values = 100 * gained / whole
+    differences.setflags(write=False)
+    return differences
+
+
+@lru_cache(maxsize=1024)
+def _resampled_perplexity(losses: tuple[float, ...], corpus: int) -> Values:
+    means = draws(len(losses), corpus, RESAMPLES, SEED) @ np.array(losses) / len(losses)
+    perplexities: Values = np.exp(means)
+    return perplexities
+
+
+@lru_cache(maxsize=1024)
+def _right_or_wrong(values: tuple[float, ...]) -> bool:
+    return {0, 1}.issuperset(values)
+
+
+def _comparable(score: Score, *beside: Score) -> bool:
+    """Whether scores are on the same documents, each right or wrong, or on enough windows."""
+    if any(one.samples.ids != score.samples.ids for one in beside):
+        return False
+    if score.unit == "perplexity":
+        return score.n >= FEWEST_WINDOWS
+    return all(_right_or_wrong(one.samples.values) for one in (score, *beside))
+
+
+def compare(own: Entry, other: Entry, name: str) -> Finding | None:
+    """Compare two numbers of a column, not corrected for other comparisons.
+
+    Args:
+        own: One number.
+        other: Another one of the same tasks or texts with the same weights.
+        name: Name of the other row.
+
+    Returns:
+        None where the rows were scored on different documents or windows, on too few windows, or
+        where the dense model answers nothing in a resample.
+    """
+    resampled = []
+    for index, (score, beside) in enumerate(zip(own.scores, other.scores, strict=True)):
+        dense = own.dense[index : index + 1]
+        if not _comparable(score, beside, *dense):
+            return None
+        values = [one.samples.values for one in (score, beside, *dense)]
+        # Equal numbers for equal benchmarks, so that columns share the draws.
+        number = zlib.crc32(score.benchmark.encode())
+        if score.unit == "perplexity":
+            mine, theirs = (_resampled_perplexity(losses, number) for losses in values)
+            difference: Values | None = mine - theirs
+        else:
+            difference = resampled_differences(
+                values[0], values[1], values[2] if dense else None, number
+            )
+        if difference is None:
+            return None
+        resampled.append(difference)
+    differences: Values = np.average(resampled, axis=0, weights=own.weights)
+    test: Test = "bootstrap"
+    p = bootstrap_p(differences)
+    if len(own.scores) == 1 and own.scores[0].unit == "percent":
+        # The ratio to one dense score orders two rows as the scores themselves do.
+        test = "mcnemar"
+        pairs = Counter(
+            zip(own.scores[0].samples.values, other.scores[0].samples.values, strict=True)
+        )
+        p = mcnemar(pairs[1, 0], pairs[0, 1])
+    return Finding(
+        other=name,
+        difference=own.value - other.value,
+        bounds=interval(differences),
+        p=p,
+        adjusted=p,
+        family=1,
+        test=test,
+    )
+
+
+def compare_column(
+    entries: Mapping[str, Entry],
+    contenders: Collection[str],
+    unrepaired: Mapping[str, str],
+    higher_is_better: bool,
+) -> tuple[dict[str, Finding], dict[str, Finding]]:
+    """Compare the rows of a column with the best one and with those without repair.
+
+    Args:
+        entries: What stands behind the number of each row that has one, in display order.
+        contenders: Rows that may be the best and are compared with it.
+        unrepaired: Per repaired row, the row with the same cut and no repair.
+        higher_is_better: Which end is the best; of equal numbers it is the first row.
+
+    Returns:
+        By row, the findings beside the best row, and beside the row without repair. Each set is
+        corrected for its size.
+    """
+    taking_part = {name: entry for name, entry in entries.items() if name in contenders}
+    best: dict[str, Finding] = {}
+    if taking_part:
+        sign = 1 if higher_is_better else -1
+        winner = max(taking_part, key=lambda name: sign * taking_part[name].value)
+        best = _corrected({name: (entry, winner) for name, entry in taking_part.items()}, entries)
+    cuts = {
+        name: (entry, unrepaired[name])
+        for name, entry in entries.items()
+        if unrepaired.get(name) in entries
+    }
+    return best, _corrected(cuts, entries)
+
+
+def _corrected(
+    pairs: Mapping[str, tuple[Entry, str]], entries: Mapping[str, Entry]
+) -> dict[str, Finding]:
+    findings = {
+        name: finding
+        for name, (entry, other) in pairs.items()
+        if name != other and (finding := compare(entry, entries[other], other)) is not None
+    }
+    adjusted = holm([finding.p for finding in findings.values()])
+    return {
+        name: replace(finding, adjusted=p, family=len(findings))
+        for (name, finding), p in zip(findings.items(), adjusted, strict=True)
+    }
+
+
+def describe(finding: Finding) -> str:
+    """Return ``-1.56 [-4.69, 1.56], p = 0.453``, and the corrected p-value where it differs."""
+    words = f"{finding.difference:+.2f} {format_interval(finding.bounds, 2)}, {_p(finding.p)}"
+    if finding.family == 1:
+        return words
+    return f"{words}; corrected for {finding.family} comparisons {_p(finding.adjusted)}"
+
+
+def _p(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"

@@ -1,0 +1,110 @@
+"""The counts of ``tables.json`` in words: what the page says on top and above each table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lpsteps.report.verdicts import WORDS
+
+SIGNS = {
+    "reproduced": "=",
+    "close": "\N{ALMOST EQUAL TO}",
+    "differs": "\N{NOT EQUAL TO}",
+    "undecided": "?",
+}
+
+# So many reasons why cells are missing are shown at once; the others are folded away.
+MOST_REASONS = 5
+
+
+@dataclass(frozen=True)
+class SummaryView:
+    """The summary on top of the page.
+
+    Attributes:
+        beside: How many measured numbers stand beside a printed one.
+        verdicts: Sign, count and word of each verdict; empty where there are none.
+        caveat: How many of the verdicts are on printed values that are odd.
+        unjudged: Numbers beside a printed one that have no verdict: count and reason.
+        missing: Missing cells: count and reason, the most frequent first.
+        more_missing: The reasons that are folded away.
+        more_title: What to unfold them by.
+        comparisons: What came of comparing rows; empty where none were compared.
+    """
+
+    beside: str
+    verdicts: tuple[tuple[str, int, str], ...]
+    caveat: str
+    unjudged: tuple[tuple[int, str], ...]
+    missing: tuple[tuple[int, str], ...]
+    more_missing: tuple[tuple[int, str], ...]
+    more_title: str
+    comparisons: str
+
+
+def summary_view(summary: Mapping[str, Any]) -> SummaryView:
+    """Put the summary of the run into words."""
+    reasons = _pairs(summary["reasons"])
+    rest = reasons[MOST_REASONS:]
+    judged = sum(summary[word] for word in WORDS)
+    noted = summary["noted"]
+    return SummaryView(
+        beside=_beside(summary),
+        verdicts=tuple((SIGNS[word], summary[word], word) for word in WORDS if judged),
+        caveat=f"{noted} of {judged} on a printed value with a note." if noted else "",
+        unjudged=_pairs(summary["unjudged"]),
+        missing=reasons[:MOST_REASONS],
+        more_missing=rest,
+        more_title=(
+            f"{len(rest)} more reasons, {_counted(sum(count for count, _ in rest), 'cell')}"
+        ),
+        comparisons=_comparisons(summary["comparisons"]),
+    )
+
+
+def table_line(summary: Mapping[str, Any]) -> str:
+    """Return the summary of one table in a line."""
+    parts = [f"{summary['measured']} measured", f"{summary['missing']} missing"]
+    verdicts = [f"{summary[word]} {word}" for word in WORDS if summary[word]]
+    if verdicts:
+        parts.append(f"beside the paper {', '.join(verdicts)}")
+    best = summary["comparisons"]["versus_best"]
+    if best["made"]:
+        alike = best["made"] - best["told_apart"]
+        parts.append(f"{alike} of {best['made']} cannot be told from the best of their column")
+    return "; ".join(parts)
+
+
+def _beside(summary: Mapping[str, Any]) -> str:
+    if summary["counterparts"]:
+        verb = "stands" if summary["counterparts"] == 1 else "stand"
+        return (
+            f"{_counted(summary['counterparts'], 'measured cell')} {verb} beside a printed value."
+        )
+    if summary["printed_only"]:
+        printed = _counted(summary["printed_only"], "cell")
+        return f"{printed} with a printed value, none of them measured."
+    return "No printed value is of a model of this run."
+
+
+def _comparisons(comparisons: Mapping[str, Mapping[str, int]]) -> str:
+    sentences = [
+        f"{found['told_apart']} of {found['made']} numbers can be told from {other} at the "
+        "5 % level."
+        for name, other in (
+            ("versus_best", "the best of their column"),
+            ("versus_unrepaired", "that of the same cut without repair"),
+        )
+        if (found := comparisons[name])["made"]
+    ]
+    return " ".join(sentences)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _pairs(reasons: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, str], ...]:
+    return tuple((entry["count"], entry["reason"]) for entry in reasons)

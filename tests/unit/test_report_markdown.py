@@ -1,0 +1,81 @@
+"""The tables as Markdown: what is measured is there, and nothing breaks out of a cell."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import report_example as example
+
+from lpsteps.report.markdown import tables_markdown
+from lpsteps.steps.build_tables import main as build_tables
+
+
+@pytest.fixture(scope="module")
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("run")
+    example.copy_reports(folder)
+    paths = example.write_run(folder)
+    arguments = [*example.build_arguments(paths), "--spec", json.dumps(example.spec())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert build_tables(arguments) == 0
+    return json.loads((folder / "out/tables.json").read_text())
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table line, split at bars that are not escaped."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [line.replace("\\|", "").strip("|").split("|") for line in lines]
+
+
+def test_it_names_the_commit_or_says_that_it_is_not_known(payload: Any) -> None:
+    assert "built at commit `abc123`." in tables_markdown(payload, "abc123")
+    assert "built at a commit that is not known." in tables_markdown(payload, None)
+
+
+def test_each_measured_number_stands_there_with_its_error(payload: Any) -> None:
+    text = tables_markdown(payload, None)
+    [cell] = [
+        cell
+        for cell in payload["cells"]
+        if cell["id"] == "table02/smollm2-135m/n5/llm-streamline+linearpatch/novels"
+    ]
+    assert cell["status"] == "measured" and cell["stderr"] is not None
+    plain = text.replace("*", "")
+    assert f"{cell['text']} ({cell['stderr']:.2f})" in plain
+
+
+def test_a_printed_number_stands_beside_the_measured_one_and_never_alone(payload: Any) -> None:
+    text = tables_markdown(payload, None)
+    beside = [
+        cell
+        for cell in payload["cells"]
+        if cell["status"] == "measured" and isinstance(cell["published"], float)
+    ]
+    assert beside and all(f"paper {cell['published_text']}" in text for cell in beside)
+    assert "LLaMA-2-13B" in json.dumps(payload) and "LLaMA-2-13B" not in text
+
+
+def test_columns_without_a_value_are_named_with_the_reason(payload: Any) -> None:
+    text = tables_markdown(payload, None)
+    assert "- WSC: WSC273 is not in the embedded data" in text
+    heads = [cells for cells in rows(text) if cells[0].strip() == "Removed"]
+    assert heads and not any(" WSC " in cells for cells in heads)
+
+
+def test_all_lines_of_a_table_have_as_many_cells(payload: Any) -> None:
+    hostile = copy.deepcopy(payload)
+    for table in hostile["tables"]:
+        table["title"] = "# <b> | `x`"
+        for section in table["sections"]:
+            for row in section["rows"]:
+                row["label"] = "a|b\n| c *d* <script>"
+    text = tables_markdown(hostile, None)
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    width = 0
+    for cells in rows(text):
+        width = len(cells) if cells[0].strip() == "Removed" else width
+        assert len(cells) == width

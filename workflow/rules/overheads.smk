@@ -1,0 +1,30 @@
+"""What a patch costs beside other operations, in time, too: one file per model."""
+
+
+rule measure_overheads:
+    input:
+        unpack(stored_targets),
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+    output:
+        overheads="results/{model}/overheads.json",
+        record=record("results/{model}/overheads.json"),
+    log:
+        "logs/measure_overheads/{model}.log",
+    benchmark:
+        "results/runtime/measure_overheads/{model}.tsv"
+    # All cores, so that nothing runs beside what is timed.
+    threads: ALL_CORES
+    resources:
+        mem_mb=lambda wildcards: jobs.overheads_mb(CONFIG, wildcards.model),
+    params:
+        spec=jobs.measure_overheads_spec(CONFIG),
+        code=code("lpsteps.steps.measure_overheads"),
+        env=ENVIRONMENT,
+        store=lambda wildcards: options(stored_targets(wildcards), "store"),
+    message:
+        "Measuring what a patch of {wildcards.model} costs"
+    shell:
+        "python -m lpsteps.steps.measure_overheads --model {input.model}"
+        " --compute {input.compute} {params.store} --overheads {output.overheads}"
+        " --spec {params.spec:q} --log {log}"
