@@ -347,7 +347,8 @@ def test_a_profile_without_training_text_plans_no_training() -> None:
     assert jobs.table_inputs(config)["training"] == []
     assert "linearpatch+ft" not in jobs.build_tables_spec(config)["recoveries"]
     with pytest.raises(
-        LpstepsError, match=r"training_text: null: .* allowed: embedded, embedded-128, wikipedia-64, wikitext2"
+        LpstepsError,
+        match=r"training_text: null: .* allowed: embedded, embedded-128, wikipedia-64, wikitext2",
     ):
         jobs.distill_spec(config, "linearpatch+ft")
 
