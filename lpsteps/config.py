@@ -559,7 +559,7 @@ def dataset_origin(
     if entry.archive is not None and split in entry.splits:
         return "archive"
     if entry.hub is not None and config.profile.hub_data:
-        return "hub"
+        return "hub" if entry.hub.files is None or split in entry.hub.files else None
     return None
 
 
@@ -596,7 +596,7 @@ def _unavailable_split(config: Config, dataset: str, split: str) -> str | None:
         return None
     entry = config.definitions.datasets[dataset]
     remedy = "set data_root to a folder with local files"
-    if entry.hub is not None:
+    if entry.hub is not None and not config.profile.hub_data:
         remedy += ", or hub_data: true"
     return f"{entry.title} is not in the embedded data; {remedy}"
 

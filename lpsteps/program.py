@@ -207,7 +207,9 @@ class StepRun:
         # A manifest speaks for the files beside it, so it gets its name after them.
         for final in sorted(outputs, key=lambda path: path.name == "manifest.json"):
             final.parent.mkdir(parents=True, exist_ok=True)
-            outputs[final].chmod(_readable_mode())
+            # A link shares its mode with the user's own file, of a model in a folder.
+            if outputs[final].stat().st_nlink == 1:
+                outputs[final].chmod(_readable_mode())
             outputs[final].replace(final)
         for folder in self._folders:
             _remove_strays(folder, set(outputs))

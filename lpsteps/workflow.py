@@ -345,10 +345,17 @@ def archive_of_model(config: Config, model: str) -> str | None:
 
 
 def data_splits(config: Config, dataset: str) -> Iterator[tuple[str, str]]:
-    """Yield (split, origin) for every split of a dataset that can be had in this profile."""
+    """Yield (split, origin) for every split of a dataset that can be had in this profile.
+
+    Splits that only the hub has are known from the corpora and benchmarks that read them.
+    """
     entry = config.definitions.datasets[dataset]
     files = entry.hub.files if entry.hub is not None else None
-    for split in sorted({*entry.splits, *entry.local, *(files or {})}):
+    read = {c.split for c in config.definitions.corpora.values() if c.dataset == dataset}
+    for benchmark in config.benchmarks.values():
+        if isinstance(benchmark, HarnessBenchmark) and benchmark.dataset == dataset:
+            read.update(filter(None, (benchmark.split, benchmark.fewshot_split)))
+    for split in sorted({*entry.splits, *entry.local, *(files or {}), *read}):
         origin = dataset_origin(config, dataset, split)
         if origin is not None:
             yield split, origin
@@ -807,6 +814,11 @@ def _width_method(config: Config, width: str) -> tuple[ModuleType, BaseModel]:
 
 def width_unsuited(config: Config, model: str, width: str, n: int) -> str | None:
     """Return why a width pruning cannot take the parameters of n layers from a model, or None."""
+    if config.definitions.models[model].trust_remote_code:
+        return (
+            "runs code of its own, whose heads and channels are not known; name a copy in a layout "
+            "that transformers has to prune its width"
+        )
     method, params = _width_method(config, width)
     reason: str | None = method.unsuited(params, n, config.definitions.models[model].n_layers)
     return reason

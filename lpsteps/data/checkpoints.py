@@ -16,7 +16,7 @@ from pydantic import Field
 from lpsteps.artifacts import read_json
 from lpsteps.data.specs import MODEL_SUFFIXES, Spec
 from lpsteps.errors import LpstepsError
-from lpsteps.models.families import model_size
+from lpsteps.models.families import check_pinned_code, model_size
 
 _FIRST_LAYER = re.compile(r"(^|\.)(layers|h|blocks)\.0\.")
 
@@ -120,6 +120,17 @@ def trusts_code(folder: Path) -> bool:
     """Return whether code that came with a model may run: what `fetch_model` wrote of its entry."""
     manifest = folder / "manifest.json"
     return manifest.is_file() and read_json(manifest).get("trust_remote_code") is True
+
+
+def check_tokenizer_code(folder: Path) -> None:
+    """Check that a tokenizer that may run code has it in its own folder.
+
+    Raises:
+        LpstepsError: It is in another repository.
+    """
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        check_pinned_code(read_json(settings), settings.name)
 
 
 def check_model(folder: Path, expected: ExpectedModel) -> None:

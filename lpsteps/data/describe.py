@@ -11,8 +11,13 @@ from typing import Any
 import yaml
 
 from lpsteps.artifacts import read_json
-from lpsteps.data.checkpoints import ParameterCount, count_parameters, count_shapes
-from lpsteps.data.hub import hub_error
+from lpsteps.data.checkpoints import (
+    ParameterCount,
+    check_tokenizer_code,
+    count_parameters,
+    count_shapes,
+)
+from lpsteps.data.hub import hub_answers
 from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_family, check_remote_code, model_size
 
@@ -47,9 +52,8 @@ def describe_model(model: str, trusted: bool = False) -> str:
 def _from_hub(repo: str, folder: Path) -> tuple[str, Mapping[str, Sequence[int]]]:
     """Fetch the small files of a repository; return its commit and the shapes of its tensors."""
     from huggingface_hub import HfApi, get_safetensors_metadata, snapshot_download
-    from huggingface_hub.errors import NotASafetensorsRepoError
 
-    try:
+    with hub_answers(repo, "its last commit", "name a local folder"):
         revision = str(HfApi().model_info(repo).sha)
         snapshot_download(
             repo,
@@ -59,8 +63,6 @@ def _from_hub(repo: str, folder: Path) -> tuple[str, Mapping[str, Sequence[int]]
             ignore_patterns=["*/*"],
         )
         metadata = get_safetensors_metadata(repo, revision=revision)
-    except (OSError, ValueError, RuntimeError, NotASafetensorsRepoError) as error:
-        raise hub_error(repo, "its last commit", error, "name a local folder") from error
     shapes = {
         name: tensor.shape
         for file in metadata.files_metadata.values()
@@ -79,6 +81,8 @@ def _entry(
     where = f"{next(iter(source.values()))}/config.json"
     check_family(config, where)
     check_remote_code(config, where, trusted)
+    if trusted:
+        check_tokenizer_code(folder)
     title = next(iter(source.values())).rstrip("/").rpartition("/")[2]
     entry: dict[str, Any] = {
         "title": title,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -69,7 +70,7 @@ def extract(paths: Sequence[Path], format_name: str, columns: Sequence[str]) -> 
     for path in paths:
         try:
             table = EXTRACTORS[format_name](path)
-        except (pa.ArrowException, ValueError, KeyError, OSError) as error:
+        except (pa.ArrowException, ValueError, KeyError, OSError, EOFError, zlib.error) as error:
             problem = str(error).splitlines()[0]
             raise LpstepsError(f"{path}: not a valid {format_name} file ({problem})") from error
         if format_name == "text" and len(columns) == 1:
@@ -207,8 +208,12 @@ def _open_text(path: Path) -> IO[str]:
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with _open_text(path) as stream:
         for line in stream:
-            if line.strip():
-                yield json.loads(line)
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"a line holds no object: {line.strip()[:60]}")
+            yield row
 
 
 def _documents(path: Path, key: str) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,10 +42,8 @@ def hub_table(
     """
     import datasets
 
-    try:
+    with hub_answers(repo, revision[:12], _DATA_REMEDY):
         dataset = datasets.load_dataset(repo, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise hub_error(repo, revision[:12], error, _DATA_REMEDY) from error
     table: pa.Table = dataset.with_format("arrow")[:]
     return select_columns(table, columns, repo)
 
@@ -64,10 +64,8 @@ def hub_file(repo: str, revision: str, name: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    try:
+    with hub_answers(repo, revision[:12], _DATA_REMEDY):
         return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise hub_error(repo, revision[:12], error, _DATA_REMEDY) from error
 
 
 def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
@@ -87,7 +85,7 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
     from huggingface_hub import snapshot_download
 
     patterns = [*_MODEL_FILES, *(["*.py"] if with_code else [])]
-    try:
+    with hub_answers(repo, revision[:12], _MODEL_REMEDY):
         snapshot_download(
             repo,
             revision=revision,
@@ -95,8 +93,6 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
             allow_patterns=patterns,
             ignore_patterns=["*/*"],
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise hub_error(repo, revision[:12], error, _MODEL_REMEDY) from error
     if not any(folder.glob("*.safetensors")):
         raise LpstepsError(
             f"{repo} at {revision[:12]}: no *.safetensors there, and pickled weights could run "
@@ -106,15 +102,28 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
-def hub_error(repo: str, commit: str, error: Exception, remedy: str) -> LpstepsError:
-    """Return the error for a refused download.
+@contextmanager
+def hub_answers(repo: str, commit: str, remedy: str) -> Iterator[None]:
+    """Turn whatever the Hub's client raises into one clear line.
 
     Args:
         repo: Repository, ``owner/name``.
-        commit: What of it was asked for.
-        error: What the Hub's client raised.
+        commit: What of it is asked for.
         remedy: What to do without the Hub.
+
+    Raises:
+        LpstepsError: The Hub cannot be reached or refuses.
     """
+    try:
+        yield
+    # The client's HTTP and storage libraries raise kinds of their own, without a common base.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise _hub_error(repo, commit, error, remedy) from error
+
+
+def _hub_error(repo: str, commit: str, error: Exception, remedy: str) -> LpstepsError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     subject = f"{repo} at {commit}: the Hub did not deliver it ({lines[0]})"
     if re.search(r"\b40[13]\b|gated", str(error), re.IGNORECASE):

@@ -127,10 +127,38 @@ def _obstacle(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def needs_code(config: Mapping[str, Any]) -> bool:
+    """Return whether a model runs Python code that it brings along.
+
+    One of a tested family that transformers has runs that code, whatever else its folder holds.
+
+    Args:
+        config: Content of its `config.json`.
+    """
+    layout = LAYOUTS.get(str(config.get("model_type")))
+    return "auto_map" in config and (layout is None or not layout.native)
+
+
+def check_pinned_code(config: Mapping[str, Any], where: str) -> None:
+    """Check that the code of a model or of a tokenizer is in its own folder.
+
+    Args:
+        config: Content of its `config.json` or `tokenizer_config.json`.
+        where: The file, for the message.
+
+    Raises:
+        LpstepsError: It is in another repository.
+    """
+    elsewhere = [name for name in _flat([config.get("auto_map")]) if "--" in name]
+    if elsewhere:
+        raise LpstepsError(
+            f"{where}: auto_map: {elsewhere[0]}: code of another repository, which no revision "
+            "pins; copy its Python files into the model's folder and name them here without `--`"
+        )
+
+
 def check_remote_code(config: Mapping[str, Any], where: str, trusted: bool) -> None:
     """Check that a model needs no code of its own, or may run it.
-
-    A model whose family transformers has is loaded with that code, whatever else its folder holds.
 
     Args:
         config: Content of its `config.json`.
@@ -140,17 +168,10 @@ def check_remote_code(config: Mapping[str, Any], where: str, trusted: bool) -> N
     Raises:
         LpstepsError: It asks for code that must not run.
     """
-    layout = LAYOUTS.get(str(config.get("model_type")))
-    native = layout is not None and layout.native
-    if "auto_map" not in config or native:
-        return
-    elsewhere = [name for name in _flat(config["auto_map"].values()) if "--" in name]
-    if elsewhere:
-        raise LpstepsError(
-            f"{where}: auto_map: {elsewhere[0]}: code of another repository, which no revision "
-            "pins; copy its Python files into the model's folder and name them here without `--`"
-        )
-    if not trusted:
+    needed = needs_code(config)
+    if needed or trusted:
+        check_pinned_code(config, where)
+    if needed and not trusted:
         raise LpstepsError(
             f"{where}: auto_map: the model brings Python code that would have to run; read it, and "
             "write `trust_remote_code: true` in the model's entry if you trust it"
@@ -163,4 +184,4 @@ def _flat(values: Iterable[Any]) -> Iterator[str]:
         if isinstance(value, str):
             yield value
         elif value is not None:
-            yield from _flat(value)
+            yield from _flat(value.values() if isinstance(value, Mapping) else value)

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from lpsteps.artifacts import read_json
 from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, nearest
-from lpsteps.models.families import check_family, check_remote_code
+from lpsteps.models.families import check_family, check_remote_code, needs_code
 from lpsteps.models.layers import check_head
 
 THREADS_VARIABLE = "LPSTEPS_THREADS"
@@ -145,7 +145,7 @@ def load_model(
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trusted,
+            trust_remote_code=trusted and needs_code(config),
         )
     except (OSError, ValueError, ImportError) as error:
         raise LpstepsError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from lpsteps.distillation.teacher_store import bytes_per_target
 from lpsteps.overheads.measurements import StorageFacts, StorageName
+from lpsteps.report.costs import stored_target_bytes
 
 _HALF = 2
 # Of an index of the released code, an int64.
@@ -36,7 +35,7 @@ def storage_facts(
     each = f"{top_k} tokens a position, "
     layouts: dict[StorageName, tuple[int, str]] = {
         "targets": (
-            math.ceil(top_k * bytes_per_target(vocabulary)),
+            stored_target_bytes(1, top_k, vocabulary),
             f"{each}{bytes_per_target(vocabulary):g} bytes for probability and index",
         ),
         "targets-released": (

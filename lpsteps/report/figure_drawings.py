@@ -189,10 +189,10 @@ def _channel_magnitudes(name: str, panel: Panel) -> _Drawn:
     ]
     return _Drawn(
         (map_picture, ends_picture),
-        f"Lines in the map: the cut. In the median a channel is {ratios[1]:g} times as large "
-        f"{behind} as {before}; 90 % of the channels lie between {ratios[0]:g} and "
-        f"{ratios[2]:g} times.",
-        ("Hidden states", "Boundary", "Largest channel bin", "Smallest channel bin"),
+        "Upwards in the map: the boundaries, each the input of the layer of its number. Lines: the "
+        f"cut. In the median a channel is {ratios[1]:g} times as large {behind} as {before}; 90 % "
+        f"of the channels lie between {ratios[0]:g} and {ratios[2]:g} times.",
+        ("Hidden states", "Boundary", "Largest channel", "Largest channel of the smallest bin"),
         tuple(
             (label.capitalize(), (str(boundary), f"{max(values):g}", f"{min(values):g}"))
             for label, boundary, values in rows
@@ -390,12 +390,12 @@ def _token_scales(name: str, panel: Panel) -> _Drawn:
         rows.append((_BASES[basis], tuple(numbers)))
     if data["printed"]:
         heads = (*heads, "sigma_d in the paper")
-        values = ", ".join(
-            f"{data['printed'][basis]['value']:g} ({_BASES[basis].lower()})"
+        values = "; ".join(
+            f"{_BASES[basis]} {data['printed'][basis]['value']:g}"
             for basis, _ in ordered
             if basis in data["printed"]
         )
-        caption += f" The paper prints {values}."
+        caption += f" In the paper: {values}."
     return _Drawn((picture,), caption, heads, tuple(rows))
 
 
@@ -536,8 +536,13 @@ def _heat_key(low: float, high: float) -> Iterator[str]:
     width = 12
     left = WIDTH - _RIGHT - 60 - HEAT_CLASSES * width
     top = _HEIGHT + _KEY - 16
-    yield text("tick", left - 6, top + 9, f"{low:.3g}", "end")
+    yield text("tick", left - 6, top + 9, _three_digits(low), "end")
     for shade in range(HEAT_CLASSES):
         place = f"M{left + shade * width} {top}h{width}v10h-{width}z"
         yield f'<path class="heat heat-{shade}" d="{place}"/>'
-    yield text("tick", left + HEAT_CLASSES * width + 6, top + 9, f"{high:.3g}", "start")
+    yield text("tick", left + HEAT_CLASSES * width + 6, top + 9, _three_digits(high), "start")
+
+
+def _three_digits(value: float) -> str:
+    """Return ``2240`` where the format alone gives ``2.24e+03``."""
+    return f"{float(f'{value:.3g}'):g}"

@@ -428,7 +428,7 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
     if tied:
         spoken.append("cannot be told from the best")
     if best is not None:
-        told = "cannot be told" if tied else "differs"
+        told = "differs" if best["told_apart"] else "cannot be told"
         hint.append(f"{told} from the best, {best['label']}: {best['text']}")
     value = "" if cell["status"] == "missing" else cell["text"]
     shown = f"{value} ({stderr})" if stderr else value

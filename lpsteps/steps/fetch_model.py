@@ -10,7 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lpsteps.artifacts import file_manifest, read_json, write_json
-from lpsteps.data.checkpoints import ExpectedModel, check_model, take_local_model
+from lpsteps.data.checkpoints import (
+    ExpectedModel,
+    check_model,
+    check_tokenizer_code,
+    take_local_model,
+)
 from lpsteps.data.hub import hub_model
 from lpsteps.data.specs import Revision, Spec
 from lpsteps.models.families import check_family, check_remote_code
@@ -68,6 +73,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     config = read_json(folder / "config.json")
     check_family(config, "config.json")
     check_remote_code(config, "config.json", spec.trust_remote_code)
+    if spec.trust_remote_code:
+        check_tokenizer_code(folder)
     check_model(folder, spec.expected)
     manifest = {
         "schema": 1,

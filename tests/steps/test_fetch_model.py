@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -43,6 +44,18 @@ def _run(root: Path, origin: dict[str, Any], expected: dict[str, int]) -> int:
     spec = {"source": origin, "expected": expected}
     manifest = root / "models" / "tiny" / "manifest.json"
     return fetch_model.main(["--manifest", str(manifest), "--spec", json.dumps(spec)])
+
+
+def test_the_files_of_a_local_folder_keep_their_mode(
+    tmp_path: Path, source: Path, expected: dict[str, int]
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(source, folder)
+    (folder / "model.safetensors").chmod(0o600)
+    assert _run(tmp_path, {"kind": "local", "path": str(folder)}, expected) == 0
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o600
+    taken = tmp_path / "models" / "tiny" / "model.safetensors"
+    assert taken.samefile(folder / "model.safetensors")
 
 
 def test_a_local_folder_is_taken_over(
@@ -101,6 +114,23 @@ def test_a_hub_that_refuses_is_told_in_one_line(
     assert "below model_root" in output
     assert output.count("\n") == 1
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_full_disk_is_not_the_hubs_fault(
+    tmp_path: Path,
+    expected: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fill(repo: str, **settings: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fill)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    assert _run(tmp_path, origin, expected) == 1
+    output = capsys.readouterr().err
+    assert "no space left on the disk" in output
+    assert "Hub" not in output
 
 
 def test_pickled_weights_of_the_hub_are_refused(

@@ -16,6 +16,7 @@ from tiny_tokenizer import VOCABULARY, train_tokenizer
 from lpsteps.artifacts import file_manifest, read_json, write_json
 from lpsteps.distillation.divergence import OutputHead
 from lpsteps.errors import LpstepsError
+from lpsteps.models.families import check_remote_code
 from lpsteps.models.folding import fold_patches
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.loading import load_model, load_tokenizer
@@ -227,10 +228,36 @@ def test_code_of_another_repository_is_refused(
     assert "owner/code--modeling.Model: code of another repository" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "code", [{"AutoTokenizer": ["owner/code--tokens.Tokenizer", None]}, ["owner/code--t.T", None]]
+)
+def test_code_of_another_repository_is_refused_to_the_tokenizer(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], code: Any
+) -> None:
+    settings = read_json(source / "tokenizer_config.json")
+    write_json(source / "tokenizer_config.json", settings | {"auto_map": code})
+    assert _fetched(source, tmp_path, trust=True) == 1
+    output = capsys.readouterr().err
+    assert "tokenizer_config.json: auto_map: owner/code--t" in output
+    assert "code of another repository" in output
+
+
+def test_code_of_another_repository_is_refused_to_a_trusted_family_of_transformers() -> None:
+    config = {"model_type": "llama", "auto_map": {"AutoConfig": "owner/code--config.Config"}}
+    check_remote_code(config, "config.json", trusted=False)
+    with pytest.raises(LpstepsError, match=r"owner/code--config\.Config: code of another"):
+        check_remote_code(config, "config.json", trusted=True)
+
+
+@pytest.mark.parametrize("trust", [True, False])
 def test_a_family_of_transformers_needs_no_code_of_its_own(
-    tmp_path: Path, tiny_model_folder: Any
+    tmp_path: Path, tiny_model_folder: Any, trust: bool
 ) -> None:
     folder = tiny_model_folder("llama", layers=2).parent
+    (folder / "modeling_x.py").write_text("raise SystemExit('this code ran')")
+    code = {"AutoConfig": "modeling_x.Config", "AutoModelForCausalLM": "modeling_x.Model"}
     config = read_json(folder / "config.json")
-    write_json(folder / "config.json", config | {"auto_map": {"AutoModel": "modeling_x.Model"}})
+    write_json(folder / "config.json", config | {"auto_map": code})
+    manifest = file_manifest(folder, ["config.json"])
+    write_json(folder / "manifest.json", manifest | {"trust_remote_code": trust})
     assert load_model(folder, torch.float32, device=CPU).config.model_type == "llama"

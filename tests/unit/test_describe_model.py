@@ -87,6 +87,17 @@ def test_a_repository_is_read_without_its_weights(
     Model.model_validate(entry)
 
 
+def test_without_a_network_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from httpx2 import ConnectError
+
+    def refuse(repo: str) -> None:
+        raise ConnectError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: SimpleNamespace(model_info=refuse))
+    with pytest.raises(LpstepsError, match=r"owner/m at its last commit: .*check the network"):
+        describe_model("owner/m")
+
+
 def test_a_gated_repository_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(repo: str) -> None:
         raise OSError("401 Client Error.\nCannot access gated repo")

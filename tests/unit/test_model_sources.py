@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lpsteps import workflow as jobs
-from lpsteps.config import Config, load_config, read_config
+from lpsteps.config import Config, dataset_origin, load_config, read_config
 from lpsteps.errors import LpstepsError
 
 REPO = "meta-llama/Llama-2-7b-hf"
@@ -81,6 +81,30 @@ def test_the_hub_delivers_data_to_profiles_that_say_so(tmp_path: Path) -> None:
         paper(hub_data=False)
 
 
+def test_a_dataset_that_only_the_hub_has_is_fetched_in_the_splits_that_are_read() -> None:
+    config = paper()
+    datasets = config.definitions.datasets
+    hub_only = {
+        name: datasets[name].model_copy(update={"local": {}, "splits": {}, "archive": None})
+        for name in ("wikitext2", "mmlu")
+    }
+    definitions = config.definitions.model_copy(update={"datasets": datasets | hub_only})
+    config = config.model_copy(update={"definitions": definitions})
+    assert set(jobs.fetch_data_spec(config, "wikitext2")["splits"]) == {"test"}
+    mmlu = jobs.fetch_data_spec(config, "mmlu")["splits"]
+    assert {split: source["repo"] for split, source in mmlu.items()} == {
+        "dev": "cais/mmlu",
+        "test": "cais/mmlu",
+    }
+
+
+def test_the_hub_has_no_split_but_those_of_the_listed_files() -> None:
+    config = paper()
+    assert dataset_origin(config, "c4", "validation") == "hub"
+    assert dataset_origin(config, "c4", "train") is None
+    assert dataset_origin(config, "wikitext2", "train") == "hub"
+
+
 def test_what_no_commit_pins_is_planned_and_not_fetched(tmp_path: Path) -> None:
     config = paper()
     assert jobs.fetch_model_spec(config, "baichuan-2-7b")["source"]["revision"] is None
@@ -131,6 +155,8 @@ def test_the_paper_profile_has_the_papers_settings() -> None:
     assert (calibration.windows, corpus.dataset) == (128, "wikitext2-train")
     assert jobs.training_length(config) == config.profile.window_length == 2048
     assert jobs.training_text(config).fit[0].windows == 5000
+    costs = jobs.measure_overheads_spec(config)
+    assert (costs["batch"], costs["length"], costs["repetitions"]) == (16, 2048, 1000)
     assert all(
         limit is None
         for suite in config.profile.suites.values()

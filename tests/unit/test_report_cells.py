@@ -988,15 +988,24 @@ def test_unequal_numbers_of_samples_stand_in_rows_of_their_own(run: Run) -> None
         ("samples-64", "measured"),
         ("linearpatch+ft", "measured"),
         ("samples-2500", "published"),
-        ("samples-5000", "published"),
         ("samples-7500", "published"),
     ]
     cells = run.cells()
     assert cells[f"table11/{LARGE}/n7/linearpatch/wikitext2"]["published"] == 13.22
     assert cells[f"table11/{LARGE}/n7/samples-32/wikitext2"]["published"] is None
-    theirs = cells[f"table11/{LARGE}/n7/samples-5000/target_storage"]
-    assert (theirs["text"], theirs["value"]) == ("10G", None)
-    assert cells[f"table11/{LARGE}/n7/samples-5000/distilled_windows"]["value"] == 5000.0
+    theirs = cells[f"table11/{LARGE}/n7/samples-2500/target_storage"]
+    assert (theirs["text"], theirs["value"]) == ("5G", None)
+    assert cells[f"table11/{LARGE}/n7/samples-2500/distilled_windows"]["value"] == 2500.0
+
+
+def test_the_whole_text_stands_beside_the_number_of_samples_of_the_other_tables(run: Run) -> None:
+    cells = run.cells()
+    whole = f"table11/{LARGE}/n7/linearpatch+ft"
+    assert cells[f"{whole}/distilled_windows"]["published_text"] == "5000"
+    assert cells[f"{whole}/wikitext2"]["published"] == 8.09
+    accuracy = cells[f"{whole}/arc_easy"]
+    assert (accuracy["published"], accuracy["difference"]) == (64.35, None)
+    assert accuracy["unjudged"] == "trained on another amount of text than the paper's row"
 
 
 def test_curves_are_in_the_payload(run: Run) -> None:

@@ -80,6 +80,7 @@ def test_what_the_paper_tunes_on() -> None:
         ("table05", "linearpatch-kl-diagonal"),
         ("table05", "linearpatch-kl-symmetric"),
         ("table06", "linearpatch+ft"),
+        ("table11", "linearpatch+ft"),
         ("table12", "top-50"),
         ("table12", "top-100"),
         ("table12", "top-200"),

@@ -151,6 +151,13 @@ def test_the_colour_of_a_cell_is_that_of_its_value() -> None:
     assert shown[-2:] == [f"{low:.3g}", f"{high:.3g}"]
 
 
+def test_the_key_of_a_map_has_no_powers_of_ten() -> None:
+    data = channel_magnitudes(FOUND, *CUT)
+    data["heat"][0][0], data["heat"][1][1] = 0.0123, 2237.9
+    root = ET.fromstring(view("channel_magnitudes", data, [2]).drawings[0])
+    assert [text.text for text in by_class(root, "tick")][-2:] == ["0.0123", "2240"]
+
+
 def test_the_removed_window_is_framed() -> None:
     root = drawings("cosines")[0]
     [frame] = by_class(root, "frame")
@@ -229,7 +236,7 @@ def test_printed_spreads_stand_beside_the_measured_ones() -> None:
     found = view("token_scales", {**token_scales(SCALES), "printed": printed}, [2])
     assert found.heads[-1] == "sigma_d in the paper"
     assert [numbers[-1] for _, numbers in found.rows] == ["", "230.32 (section 3.3)"]
-    assert found.caption.endswith("The paper prints 230.32 (hadamard basis).")
+    assert found.caption.endswith("In the paper: Hadamard basis 230.32.")
 
 
 def test_what_cannot_be_drawn_says_why() -> None:

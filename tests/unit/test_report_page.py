@@ -281,6 +281,20 @@ def test_numbers_that_cannot_be_told_from_the_best_are_marked(
     assert data["cells"][name]["versus_unrepaired"]["label"] == "Vanilla"
 
 
+def test_an_equal_of_the_best_does_not_differ_from_it(payload: dict[str, Any]) -> None:
+    equal = copy.deepcopy(payload)
+    cell = next(
+        cell
+        for cell in equal["cells"]
+        if cell["versus_best"] and not cell["versus_best"]["told_apart"]
+    )
+    cell["mark"] = "best"
+    shown = button(Tree(render_page(equal, "0" * 64, TEMPLATES)).root, cell["id"])
+    assert "cannot be told from the best, " in shown.attributes["title"]
+    assert "differs from the best" not in shown.attributes["title"]
+    assert "tied" not in shown.all("span")[0].attributes["class"].split()
+
+
 def test_the_summary_stands_on_top(payload: dict[str, Any], page: Element) -> None:
     summary = payload["run"]["summary"]
     [beside] = [div for div in page.all("div") if div.attributes.get("id") == "summary"]

@@ -330,12 +330,11 @@ def test_ratios_after_training_follow_from_what_is_inserted() -> None:
 
 
 def test_equal_configurations_are_printed_equal_in_all_tables() -> None:
-    """Named otherwise: 5,000 samples and K = 100 are the defaults, symmetric is where FT starts.
+    """Named otherwise: symmetric is where FT starts.
 
     Calibration is on 128 windows of WikiText-2 where a table does not vary it.
     """
     default = {
-        "linearpatch+ft-samples-5000": "linearpatch+ft",
         "linearpatch+ft-kl-symmetric": "linearpatch+ft",
     }
     printed_as: dict[tuple[str | int | None, ...], dict[str, str]] = {}

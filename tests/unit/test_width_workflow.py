@@ -135,3 +135,18 @@ def test_a_width_pruning_leaves_no_cut_to_repair(tmp_path: Path) -> None:
     message = r"reports/tables/table01.yaml: recovery: linearpatch: 'shortgpt' prunes the width"
     with pytest.raises(LpstepsError, match=message):
         load_config(profile, ["config/config.yaml"])
+
+
+def test_a_model_that_runs_code_of_its_own_is_not_pruned_in_width(tmp_path: Path) -> None:
+    """Its heads and channels are not known before the run; its other rows are not lost for that."""
+    models = yaml.safe_load(Path("config/models.yaml").read_text())["models"]
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"models": {"own": models[MODEL] | {"trust_remote_code": True}}}))
+    profile = yaml.safe_load(Path("config/config.yaml").read_text())
+    profile |= {"tables": {"table01": {MODEL: [5], "own": [5]}}}
+    profile["definitions"] += ["config/width.yaml", str(own)]
+    config = load_config(profile, ["config/config.yaml"])
+    assert [each.model for each in widths(config)] == [MODEL]
+    assert any(variant.model == "own" for variant in jobs.variants(config))
+    facts = parse_build_spec(jobs.build_tables_spec(config)).widths["llm-pruner"].unsuited
+    assert "code of its own" in facts["own"][5] and not facts[MODEL]

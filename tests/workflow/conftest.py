@@ -7,16 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from project import make_project, snakemake
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project after `snakemake reports/tables.html`."""
-    project = make_project(tmp_path_factory.mktemp("tiny"))
-    run = snakemake(project, "reports/tables.html")
-    assert run.returncode == 0, run.stdout
-    return project
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The project after `snakemake reports/tables.html`, built by the first worker that needs it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "tiny"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            project = make_project(folder)
+            run = snakemake(project, "reports/tables.html")
+            assert run.returncode == 0, run.stdout
+    return folder / "project"
 
 
 @pytest.fixture

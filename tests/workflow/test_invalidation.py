@@ -349,6 +349,10 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         configure(PROFILE, lambda c: c["figures"].update(figure4={"tiny": [1]})),
         REPORT,
     ),
+    "table added of what is there": (
+        configure(PROFILE, lambda c: c["tables"].update(table07={"tiny": []})),
+        REPORT,
+    ),
     "title of a benchmark": (
         replace("lpsteps/evaluation/benchmarks/copa.yaml", "title: CoPa", "title: COPA"),
         REPORT,
