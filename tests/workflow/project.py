@@ -280,6 +280,8 @@ def start_snakemake(
 ) -> subprocess.Popen[str]:
     """Start Snakemake in a project, in a process group of its own, both outputs in ``stdout``."""
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", str(cores), *arguments]
+    # These jobs do little but start, so as many as there are cores run side by side.
+    command += ["--max-threads", "1"]
     return subprocess.Popen(
         [*command, "--configfile", profile],
         cwd=project,
