@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpsteps.errors import LpstepsError
+from lpsteps.errors import LpstepsError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,9 +116,8 @@ def read_parquet(
     except OSError as error:
         raise LpstepsError(f"{path}: cannot be read ({error})") from error
     except pa.ArrowException as error:
-        message = str(error).splitlines()[0]
         raise LpstepsError(
-            f"{path}: not a valid Parquet file ({message}); delete it to rebuild it"
+            f"{path}: not a valid Parquet file ({first_line(error)}); delete it to rebuild it"
         ) from error
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,6 +24,7 @@ from pydantic import (
     field_validator,
 )
 
+from lpsteps.definition_files import read_yaml_file
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.benchmark import (
@@ -386,13 +386,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         LpstepsError: The file is missing, does not parse, or holds something else.
     """
-    try:
-        payload = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise LpstepsError(f"{path}: not valid YAML ({problem})") from error
+    payload = read_yaml_file(path)
     if not isinstance(payload, dict):
         raise LpstepsError(f"{path}: expected a mapping of keys to values")
     return payload

@@ -10,6 +10,11 @@ class LpstepsError(Exception):
     """A mistake in the input, told in one line: where, what, what is allowed, how to fix it."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an exception says, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return the tail of an error message that lists the allowed names, the closest one first.
 

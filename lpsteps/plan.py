@@ -62,6 +62,17 @@ class Plan:
         """The plan that removes the layers of ``order``, given in removal order."""
         return cls(n_layers, tuple(sorted(order)), order)
 
+    def require_layers(self, n_layers: int, source: str) -> None:
+        """Check that the plan is for a model of so many decoder layers.
+
+        Raises:
+            LpstepsError: It is for another one; the message names ``source``.
+        """
+        if self.n_layers != n_layers:
+            raise LpstepsError(
+                f"{source}: n_layers: {self.n_layers}: the model has {n_layers} decoder layers"
+            )
+
     @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
         """Maximal runs ``(start, end)`` of removed layers, end exclusive, ascending."""

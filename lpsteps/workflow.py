@@ -506,7 +506,6 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
         "count": entry.count,
         "length": entry.length or config.profile.window_length,
         "add_bos": config.definitions.models[model].add_bos,
-        "trust_remote_code": config.definitions.models[model].trust_remote_code,
     }
 
 
@@ -640,7 +639,6 @@ def measure_token_scales_spec(config: Config, calibration: str) -> dict[str, Any
         "windows": entry.total_windows,
         "exclude_first": entry.exclude_first,
         "basis": "hadamard",
-        "epsilon": 1e-6,
     }
 
 

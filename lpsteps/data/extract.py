@@ -18,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lpsteps.errors import LpstepsError, nearest
+from lpsteps.errors import LpstepsError, first_line, nearest
 
 Extractor = Callable[[Path], pa.Table]
 
@@ -71,8 +71,9 @@ def extract(paths: Sequence[Path], format_name: str, columns: Sequence[str]) -> 
         try:
             table = EXTRACTORS[format_name](path)
         except (pa.ArrowException, ValueError, KeyError, OSError, EOFError, zlib.error) as error:
-            problem = str(error).splitlines()[0]
-            raise LpstepsError(f"{path}: not a valid {format_name} file ({problem})") from error
+            raise LpstepsError(
+                f"{path}: not a valid {format_name} file ({first_line(error)})"
+            ) from error
         if format_name == "text" and len(columns) == 1:
             table = table.rename_columns(list(columns))
         tables.append(select_columns(table, columns, str(path)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
+from lpsteps.definition_files import definition_path, list_definitions, read_yaml_file
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.harness_settings import HarnessSettings
 from lpsteps.evaluation.perplexity_settings import PerplexitySettings
@@ -69,7 +69,7 @@ def parse_benchmark(content: Any, source: str) -> Benchmark:
 
 def list_benchmarks(folder: Path = BENCHMARK_FOLDER) -> list[str]:
     """Names of all benchmarks, sorted."""
-    return sorted(file.stem for file in folder.glob("*.yaml"))
+    return list_definitions(folder)
 
 
 def load_benchmark(name: str, folder: Path = BENCHMARK_FOLDER) -> Benchmark:
@@ -83,13 +83,5 @@ def load_benchmark(name: str, folder: Path = BENCHMARK_FOLDER) -> Benchmark:
         LpstepsError: There is no such benchmark (the message has the nearest name), or its file is
             wrong.
     """
-    names = list_benchmarks(folder)
-    if name not in names:
-        raise LpstepsError(f"benchmark: {name}: {nearest(name, names)}")
-    path = folder / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise LpstepsError(f"{path}: not valid YAML: {reason}") from error
-    return parse_benchmark(content, str(path))
+    path = definition_path("benchmark", name, folder)
+    return parse_benchmark(read_yaml_file(path), str(path))

@@ -76,9 +76,8 @@ def model_size(config: Mapping[str, Any], size: str, where: str) -> int:
     Raises:
         LpstepsError: It is missing or not an integer.
     """
-    text = config.get("text_config", config)
     names = _SIZES[size]
-    value = next((text[name] for name in names if name in text), None)
+    value = next((config[name] for name in names if name in config), None)
     if not isinstance(value, int):
         raise LpstepsError(f"{where}: {names[0]}: {value}: must be an integer")
     return value

@@ -1,4 +1,4 @@
-"""Loading models and tokenizers from local folders, and one set-up of torch for all steps."""
+"""Loading models from local folders, and one set-up of torch for all steps."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lpsteps.artifacts import read_json
 from lpsteps.data.checkpoints import trusts_code
-from lpsteps.errors import LpstepsError, nearest
+from lpsteps.errors import LpstepsError, first_line, nearest
 from lpsteps.models.families import check_family, check_remote_code, needs_code
 from lpsteps.models.layers import check_head
 
@@ -148,23 +143,8 @@ def load_model(
             trust_remote_code=trusted and needs_code(config),
         )
     except (OSError, ValueError, ImportError) as error:
-        raise LpstepsError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise LpstepsError(f"{folder}: cannot be loaded: {first_line(error)}") from error
     model.requires_grad_(False)
     model = cast(PreTrainedModel, model.eval().to(device or default_device()))
     check_head(model)
     return model
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder; its code runs where the manifest says it is trusted.
-
-    Raises:
-        LpstepsError: The folder does not hold one.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trusts_code(folder)
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise LpstepsError(f"{folder}: no tokenizer: {str(error).splitlines()[0]}") from error
-    return cast(PreTrainedTokenizerBase, tokenizer)

@@ -81,10 +81,7 @@ def check_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
             in the pruned model.
     """
     decoder = decoder_of(model)
-    if plan.n_layers != len(decoder.layers):
-        raise LpstepsError(
-            f"plan: n_layers: {plan.n_layers}: the model has {len(decoder.layers)} decoder layers"
-        )
+    plan.require_layers(len(decoder.layers), "plan")
     for gap in patches.gaps:
         _check_gap(gap, plan, model.config.hidden_size)
     for layer in patches.restored:

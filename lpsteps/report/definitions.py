@@ -14,12 +14,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lpsteps.errors import LpstepsError, nearest
+from lpsteps.definition_files import (
+    FileDefinition,
+    definition_path,
+    list_definitions,
+    read_definition,
+)
+from lpsteps.errors import nearest
 from lpsteps.overheads.measurements import OperationName, StorageName
-from lpsteps.validation import validated
 
 FOLDER = Path("reports/tables")
 
@@ -348,7 +352,7 @@ class Curves(BaseModel):
     rows: dict[str, str] = Field(min_length=1, max_length=MOST_LINES - 1)
 
 
-class TableDefinition(BaseModel):
+class TableDefinition(FileDefinition):
     """One table of the report.
 
     Attributes:
@@ -362,9 +366,6 @@ class TableDefinition(BaseModel):
         curves: Training curves of distilled rows, if any.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str = Field(pattern=r"^[a-z0-9-]+$")
     title: str
     caption: str
     columns: tuple[Column, ...] = Field(min_length=1)
@@ -510,22 +511,12 @@ def read_table(path: Path) -> TableDefinition:
         LpstepsError: The file is missing, is not YAML, or defines no valid table; the message
             names the file and the key.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        message = " ".join(str(error).split())
-        raise LpstepsError(f"{path}: not valid YAML ({message})") from error
-    table = validated(TableDefinition, content, str(path))
-    if table.id != path.stem:
-        raise LpstepsError(f"{path}: id: '{table.id}': must be the file's name, '{path.stem}'")
-    return table
+    return read_definition(path, TableDefinition)
 
 
 def list_tables(folder: Path = FOLDER) -> list[str]:
     """Return the names of all table definitions, sorted."""
-    return sorted(file.stem for file in folder.glob("*.yaml"))
+    return list_definitions(folder)
 
 
 def load_table(name: str, folder: Path = FOLDER) -> TableDefinition:
@@ -535,7 +526,4 @@ def load_table(name: str, folder: Path = FOLDER) -> TableDefinition:
         LpstepsError: There is no such table (the message has the nearest name), or its file is
             not valid.
     """
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise LpstepsError(f"{path}: no such table: {nearest(name, list_tables(folder))}")
-    return read_table(path)
+    return read_table(definition_path("table", name, folder))

@@ -9,11 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lpsteps.errors import LpstepsError, nearest
-from lpsteps.validation import validated
+from lpsteps.definition_files import (
+    FileDefinition,
+    definition_path,
+    list_definitions,
+    read_definition,
+)
 
 FOLDER = Path("reports/figures")
 
@@ -40,7 +43,7 @@ class PrintedSpread(BaseModel):
     where: str
 
 
-class FigureDefinition(BaseModel):
+class FigureDefinition(FileDefinition):
     """One figure of the report.
 
     Attributes:
@@ -62,9 +65,6 @@ class FigureDefinition(BaseModel):
         printed: Printed values that stand beside those of ``token_scales``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str = Field(pattern=r"^[a-z0-9-]+$")
     number: int | None = Field(default=None, ge=1)
     title: str
     caption: str
@@ -91,21 +91,12 @@ def read_figure(path: Path) -> FigureDefinition:
         LpstepsError: The file is missing, is not YAML, or defines no valid figure; the message
             names the file and the key.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise LpstepsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    figure = validated(FigureDefinition, content, str(path))
-    if figure.id != path.stem:
-        raise LpstepsError(f"{path}: id: '{figure.id}': must be the file's name, '{path.stem}'")
-    return figure
+    return read_definition(path, FigureDefinition)
 
 
 def list_figures(folder: Path = FOLDER) -> list[str]:
     """Return the names of all figure definitions, sorted."""
-    return sorted(file.stem for file in folder.glob("*.yaml"))
+    return list_definitions(folder)
 
 
 def load_figure(name: str, folder: Path = FOLDER) -> FigureDefinition:
@@ -115,7 +106,4 @@ def load_figure(name: str, folder: Path = FOLDER) -> FigureDefinition:
         LpstepsError: There is no such figure (the message has the nearest name), or its file is
             not valid.
     """
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise LpstepsError(f"{path}: no such figure: {nearest(name, list_figures(folder))}")
-    return read_figure(path)
+    return read_figure(definition_path("figure", name, folder))

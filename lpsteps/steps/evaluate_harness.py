@@ -28,7 +28,7 @@ from lpsteps.evaluation.variant import (
     load_variant,
     paths_by_benchmark,
 )
-from lpsteps.models.loading import load_tokenizer
+from lpsteps.models.tokenizer import load_tokenizer
 from lpsteps.program import StepRun, run_step
 from lpsteps.validation import validated
 

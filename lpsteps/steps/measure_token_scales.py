@@ -59,11 +59,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     compute = read_compute(step.read(arguments.compute))
     step.read_manifest(arguments.model)
     model = load_model(arguments.model.parent, compute.dtype, device=compute.device)
-    layers = len(decoder_of(model).layers)
-    if plan.n_layers != layers:
-        raise LpstepsError(
-            f"{arguments.plan}: n_layers: {plan.n_layers}: the model has {layers} decoder layers"
-        )
+    plan.require_layers(len(decoder_of(model).layers), str(arguments.plan))
     if len(plan.gaps) != 1:
         raise LpstepsError(
             f"{arguments.plan}: {len(plan.gaps)} gaps: token-wise scalings are those of one window "

@@ -22,6 +22,7 @@ from lpsteps.data.windows import (
     windows_table,
 )
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.models.tokenizer import load_tokenizer
 from lpsteps.program import StepRun, run_step
 from lpsteps.validation import validated
 
@@ -43,9 +44,6 @@ class CorpusSpec(Spec):
     length: int = Field(description="tokens per window", ge=2)
     count: int | None = Field(default=None, description="number of windows, null for all", ge=1)
     add_bos: bool = Field(default=False, description="one BOS token at the start of the text")
-    trust_remote_code: bool = Field(
-        default=False, description="let the tokenizer run code that came with the model"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,8 +58,6 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(step: StepRun, arguments: Namespace) -> None:
-    from transformers import AutoTokenizer
-
     spec = validated(CorpusSpec, step.spec, "--spec")
     step.read_manifest(arguments.model)
     step.read_manifest(arguments.data)
@@ -77,9 +73,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     groups = numbers if spec.group is None else table[spec.group].to_pylist()
     rows = partition_rows(groups, list(map(len, texts)), spec.partitions, spec.seed, spec.split)
     texts, names = [texts[row] for row in rows], [numbers[row] for row in rows]
-    tokenizer = AutoTokenizer.from_pretrained(
-        arguments.model.parent, local_files_only=True, trust_remote_code=spec.trust_remote_code
-    )
+    tokenizer = load_tokenizer(arguments.model.parent)
 
     def stream() -> tuple[TokenStream, JoinedText]:
         joined = join_documents(texts, names, spec.separator)

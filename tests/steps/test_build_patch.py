@@ -249,12 +249,6 @@ def test_what_a_method_needs_is_asked_for(
         context.needed_model()
 
 
-def test_hidden_size_of_a_model_with_several_parts(tmp_path: Path, arguments: list[str]) -> None:
-    write_json(tmp_path / "config.json", {"text_config": {"hidden_size": HIDDEN_SIZE}})
-    stats = f"--stats={tmp_path / 'stats.parquet'}"
-    assert main([*arguments, stats, _spec("linearpatch")]) == 0
-
-
 def test_second_run_gives_the_same_bytes(tmp_path: Path, arguments: list[str]) -> None:
     stats = f"--stats={tmp_path / 'stats.parquet'}"
     contents = []

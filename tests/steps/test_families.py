@@ -25,6 +25,7 @@ from lpsteps.models.loading import load_model
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import read_patches
 from lpsteps.plan import read_plan
+from lpsteps.selection.ranking import read_ranking
 from lpsteps.steps import (
     build_patch,
     calibrate,
@@ -174,6 +175,24 @@ def test_rankings_that_run_the_model(
     spec |= {"params": {"windows": 2, "length": 16}, "windows": 3}
     options = [f"--model={manifest}", f"--windows={windows}", f"--compute={compute}"]
     _run(rank_layers, tmp_path, spec, *options, f"--ranking={tmp_path / 'ranking.parquet'}")
+    candidates = read_ranking(tmp_path / "ranking.parquet").candidates
+    first = {
+        each.layers: each.score
+        for each in candidates
+        if each.eligible and each.score is not None and each.round in (None, 1)
+    }
+    ends = 1 if metric == "sleb" else 0  # SLEB leaves the first and the last layer in place.
+    assert sorted(first) == [(layer,) for layer in range(ends, LAYERS - ends)]
+    assert all(score > 0 for score in first.values()) and len(set(first.values())) == len(first)
+    if metric == "sleb":
+        text = torch.from_numpy(WINDOWS[:2])
+        for (layer,), score in first.items():
+            pruned = load_model(manifest.parent, torch.float32, device=torch.device("cpu"))
+            _pruned_by_hand(pruned, (layer,), layer + 1, torch.eye(HIDDEN_SIZE))
+            with torch.inference_mode():
+                logits = pruned(text, use_cache=False).logits
+            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), text[:, 1:].flatten())
+            assert score == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_branches_of_an_untested_family_are_left_alone(tiny_model: Any) -> None:

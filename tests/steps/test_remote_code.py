@@ -19,8 +19,9 @@ from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_remote_code
 from lpsteps.models.folding import fold_patches
 from lpsteps.models.layers import branch_outputs, decoder_of
-from lpsteps.models.loading import load_model, load_tokenizer
+from lpsteps.models.loading import load_model
 from lpsteps.models.surgery import apply_plan
+from lpsteps.models.tokenizer import load_tokenizer
 from lpsteps.models.width import prunable_layer
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.plan import Plan

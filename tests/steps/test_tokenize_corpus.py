@@ -144,3 +144,24 @@ def test_mistakes_end_in_one_line(
     assert message in output
     assert output.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tokenizer_runs_code_where_the_manifest_trusts_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = root / "models/tiny-model/manifest.json"
+    content = read_json(manifest)
+    asked = []
+
+    def loaded(*arguments: Any, trust_remote_code: bool, **options: Any) -> Any:
+        asked.append(trust_remote_code)
+        return train_tokenizer()
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", loaded)
+    try:
+        for trusted in (True, False):
+            write_json(manifest, content | {"trust_remote_code": trusted})
+            assert _run(root, tmp_path / f"{trusted}.parquet") == 0
+    finally:
+        write_json(manifest, content)
+    assert asked == [True, False]

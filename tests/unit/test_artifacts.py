@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpsteps import artifacts
-from lpsteps.errors import LpstepsError
+from lpsteps.errors import LpstepsError, first_line
 
 json_values = st.recursive(
     st.none()
@@ -98,3 +98,9 @@ def test_file_manifest_finds_a_changed_and_a_missing_file(tmp_path):
     (tmp_path / "weights").unlink()
     with pytest.raises(LpstepsError, match="weights: missing"):
         artifacts.verify_file_manifest(manifest)
+
+
+def test_an_exception_without_a_message_is_named():
+    """Some libraries raise them; their first line is none."""
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(ValueError("a\nb")) == "a"

@@ -76,7 +76,9 @@ def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
 
 
 def test_an_unknown_benchmark_gets_the_nearest_name() -> None:
-    with pytest.raises(LpstepsError, match="helaswag: did you mean 'hellaswag'"):
+    with pytest.raises(
+        LpstepsError, match=r"helaswag\.yaml: no such benchmark: did you mean 'hellaswag'"
+    ):
         load_benchmark("helaswag")
 
 

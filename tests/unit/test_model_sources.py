@@ -128,9 +128,7 @@ def test_code_runs_for_the_one_entry_that_says_so() -> None:
     models = paper().definitions.models
     assert [name for name, model in models.items() if model.trust_remote_code] == ["baichuan-2-7b"]
     assert jobs.fetch_model_spec(paper(), "baichuan-2-7b")["trust_remote_code"] is True
-    assert jobs.tokenize_corpus_spec(paper(), "llama-2-7b", "ptb", "test")["trust_remote_code"] is (
-        False
-    )
+    assert jobs.fetch_model_spec(paper(), "llama-2-7b")["trust_remote_code"] is False
 
 
 @pytest.mark.parametrize("path", sorted(Path("reports/published").glob("table??.csv")), ids=str)

@@ -16,10 +16,10 @@ from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import (
     configure_torch,
     load_model,
-    load_tokenizer,
     read_compute,
     torch_dtype,
 )
+from lpsteps.models.tokenizer import load_tokenizer
 
 TOKENS = torch.tensor([[5, 17, 99, 3, 42], [7, 7, 1, 120, 64]])
 

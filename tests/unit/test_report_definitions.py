@@ -165,6 +165,13 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, messa
     assert "mine.yaml" in str(caught.value)
 
 
+def test_a_definition_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"id: mine\ntitle: \xff\n")
+    with pytest.raises(LpstepsError, match=r"mine\.yaml: cannot be read \(not UTF-8 text\)$"):
+        read_table(path)
+
+
 def test_retained_needs_a_dense_row(tmp_path: Path) -> None:
     text = VALID.replace("kind: mean", "kind: retained").replace(
         "  - {id: dense, label: Dense}\n", ""

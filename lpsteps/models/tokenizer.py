@@ -1,0 +1,29 @@
+"""Loading the tokenizer of a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from lpsteps.data.checkpoints import trusts_code
+from lpsteps.errors import LpstepsError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder; its code runs where the manifest says it is trusted.
+
+    Raises:
+        LpstepsError: The folder does not hold one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trusts_code(folder)
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise LpstepsError(f"{folder}: no tokenizer: {first_line(error)}") from error
+    return cast("PreTrainedTokenizerBase", tokenizer)
