@@ -61,25 +61,24 @@ def read_record(output: Path) -> dict[str, Any]:
 
 @functools.cache
 def git_state(folder: Path) -> dict[str, Any]:
-    """Return commit and dirty flag of the checkout, or an empty dict outside of one."""
-    command = [
-        "git",
-        "-C",
-        str(folder),
-        "status",
-        "--porcelain=v2",
-        "--branch",
-        "--untracked-files=no",
-    ]
+    """Return commit, its day and the dirty flag of the checkout, or an empty dict outside of one.
+
+    The day is that of the commit in UTC, as ``YYYY-MM-DD``.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        environment = {**os.environ, "TZ": "UTC"}
+        run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return run.stdout
+
     try:
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        show = git("log", "-1", "--format=%H %cd", "--date=format-local:%Y-%m-%d")
+        changes = git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return {}
-    lines = output.splitlines()
-    commits = [line.split()[2] for line in lines if line.startswith("# branch.oid")]
-    if not commits or commits[0] == "(initial)":
-        return {}
-    return {"commit": commits[0], "dirty": any(not line.startswith("#") for line in lines)}
+    commit, day = show.split()
+    return {"commit": commit, "date": day, "dirty": bool(changes)}
 
 
 def imported_libraries() -> dict[str, str]:

@@ -63,7 +63,7 @@ from lpsteps.report.significance import Entry, Finding, Test, compare_column, de
 from lpsteps.report.verdicts import Verdict, judge, judge_layers, summarise
 from lpsteps.width_pruning import WidthManifest
 
-SCHEMA = 4
+SCHEMA = 5
 
 # Columns that a distilled row fills from its training curve.
 _FROM_CURVES = ("distilled_windows", "distilled_tokens", "calibration_tokens", "target_storage")
@@ -390,6 +390,7 @@ class _TableBuilder:
                 }
                 for column in self.definition.columns
             ],
+            "glance": list(self.definition.glance),
             "figure": self._figure(),
             "curves": [
                 curves

@@ -364,6 +364,7 @@ class TableDefinition(FileDefinition):
         reference_row: Id of the row without repair, where shares of a gap begin.
         figure: Pictures of the table, if any.
         curves: Training curves of distilled rows, if any.
+        glance: Columns that the top of the page shows as a bar for each row.
     """
 
     title: str
@@ -373,6 +374,7 @@ class TableDefinition(FileDefinition):
     reference_row: str | None = None
     figure: Figure | None = None
     curves: Curves | None = None
+    glance: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_references(self) -> TableDefinition:
@@ -393,6 +395,7 @@ class TableDefinition(FileDefinition):
                 raise ValueError(f"column '{column.id}': pruned / dense needs a dense row")
             if column.kind == "share_closed":
                 self._check_share(column)
+        self._check_glance()
         if self.reference_row is not None:
             self._require_pruned("reference_row", self.reference_row)
         if self.figure is not None:
@@ -415,6 +418,16 @@ class TableDefinition(FileDefinition):
                         f"row '{row.id}': overhead: {row.overhead}: column '{column.id}' of kind "
                         f"{column.kind} needs {needed}"
                     )
+
+    def _check_glance(self) -> None:
+        columns = {column.id: column for column in self.columns}
+        for name in self.glance:
+            if name not in columns:
+                raise ValueError(f"glance: '{name}' is no column, {nearest(name, columns)}")
+            if columns[name].unit not in ("percent", "perplexity"):
+                raise ValueError(f"glance: '{name}': bars need percent or perplexity")
+        if self.glance and self.dense_row is None:
+            raise ValueError("glance: bars stand beside that of the dense model; add its row")
 
     def _check_share(self, column: Column) -> None:
         if self.dense_row is None or self.reference_row is None:

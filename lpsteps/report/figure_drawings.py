@@ -29,6 +29,7 @@ class FigurePanelView:
     """A figure for one model, at one number of removed layers if it is about one.
 
     Attributes:
+        model: Id of the model.
         heading: Model and removed layers, in words.
         drawings: SVG elements; none when there is nothing to draw.
         legend: Samples as SVG and what they stand for.
@@ -38,6 +39,7 @@ class FigurePanelView:
         sources: Paths of the files that it is drawn from.
     """
 
+    model: str
     heading: str
     drawings: tuple[str, ...]
     legend: tuple[tuple[str, str], ...]
@@ -51,6 +53,7 @@ class FigurePanelView:
 class FigureSectionView:
     """One figure with all its panels; ``csv`` is where every drawn number stands."""
 
+    id: str
     anchor: str
     number: str
     title: str
@@ -63,6 +66,7 @@ def figure_sections(payload: Mapping[str, Any]) -> list[FigureSectionView]:
     """Arrange all figures of ``tables.json`` for display."""
     return [
         FigureSectionView(
+            id=figure["id"],
             anchor=f"drawn-{figure['id']}",
             number=f"Figure {figure['number']}" if figure["number"] is not None else "",
             title=figure["title"],
@@ -97,6 +101,7 @@ def _panel_view(figure: Mapping[str, Any], panel: Panel) -> FigurePanelView:
         cut = f" ({_window(panel['windows'][0])})" if panel["windows"] else ""
         heading += f", {panel['levels'][0]} of {panel['n_layers']} layers removed{cut}"
     return FigurePanelView(
+        model=panel["model"],
         heading=heading,
         drawings=drawn.drawings,
         legend=drawn.legend,

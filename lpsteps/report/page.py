@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,20 +17,21 @@ from markupsafe import Markup
 
 from lpsteps.errors import LpstepsError
 from lpsteps.report.cells import SCHEMA
-from lpsteps.report.chains import lineage_chains
 from lpsteps.report.curve_figures import CurvesView, curves_view
 from lpsteps.report.figure_drawings import figure_sections
 from lpsteps.report.figures import FigureView, figure_view
+from lpsteps.report.glance import glance_views
+from lpsteps.report.panel_data import column_titles, panel_data
 from lpsteps.report.summary import SIGNS, summary_view, table_line
 from lpsteps.report.sweep_figures import sweep_view
 from lpsteps.report.verdicts import RULES
 
 PAGE_TEMPLATE = "page.html.j2"
-STYLE, SCRIPT = "style.css", "script.js"
+STYLE = "style.css"
+# In the order in which they run: each may use what stands in those before it.
+SCRIPTS = ("data.js", "panel.js", "tooltip.js", "view.js", "sorting.js", "exports.js")
 
-_STATUS_WORDS = {"measured": "measured", "published": "printed in the paper", "missing": "missing"}
-_VERSUS_SHOWN = ("cell", "label", "test", "text", "told_apart")
-_MARK_WORDS = {"best": "best of its section", "second": "second best of its section"}
+_MOST_COMMITS = 3
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,6 @@ class CellView:
         noted: Whether there is a note on the paper's value.
         verdict: ``reproduced``, ``close``, ``differs``, ``undecided`` or empty.
         sign: The verdict as a sign.
-        hint: Shown on hover.
-        spoken: What a screen reader says.
         strip: Per decoder layer, whether it is removed; empty outside of layer columns.
     """
 
@@ -68,8 +66,6 @@ class CellView:
     noted: bool
     verdict: str
     sign: str
-    hint: str
-    spoken: str
     strip: tuple[bool, ...]
 
 
@@ -103,6 +99,7 @@ class BodyView:
 class ColumnView:
     """One column heading; ``starts_group`` marks where a vertical rule goes."""
 
+    id: str
     title: str
     hint: str
     starts_group: bool
@@ -113,6 +110,7 @@ class GroupView:
     """All levels of one model: one HTML table, and the figures of it."""
 
     anchor: str
+    model: str
     title: str
     kind: str
     subtitle: str
@@ -147,7 +145,7 @@ def render_page(
         payload: Content of ``tables.json``.
         payload_digest: Its SHA-256, shown at the foot.
         templates: Content of the template files by name: ``page.html.j2``, what it includes,
-            ``style.css`` and ``script.js``.
+            the style and the scripts.
 
     Raises:
         LpstepsError: A template is missing or wrong, or the payload has another schema.
@@ -157,7 +155,7 @@ def render_page(
         raise LpstepsError(
             f"tables.json: schema {found!r}, expected {SCHEMA}; delete it to rebuild"
         )
-    for name in (PAGE_TEMPLATE, STYLE, SCRIPT):
+    for name in (PAGE_TEMPLATE, STYLE, *SCRIPTS):
         if name not in templates:
             raise LpstepsError(f"--templates: {name} was not given")
     environment = Environment(
@@ -168,11 +166,16 @@ def render_page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    tables = table_views(payload)
     context = {
         "run": payload["run"],
         "models": [_model_line(model) for model in payload["run"]["models"]],
+        "machines": [_machine_line(machine) for machine in payload["run"]["machines"]],
+        "commits": _commit_lines(payload["run"]["commits"]),
+        "glances": glance_views(payload),
         "samples": sample_sentences(payload),
-        "tables": table_views(payload),
+        "tables": tables,
+        "choices": _model_choices(tables),
         "figures": figure_sections(payload),
         "summary": summary_view(payload["run"]["summary"]),
         "signs": SIGNS,
@@ -180,7 +183,7 @@ def render_page(
         "intervals": any(cell["interval"] for cell in payload["cells"]),
         "digest": payload_digest,
         "style": _inline(templates, STYLE, "</style"),
-        "script": _inline(templates, SCRIPT, "</script"),
+        "scripts": [_inline(templates, name, "</script") for name in SCRIPTS],
         "data": script_json(panel_data(payload)),
     }
     try:
@@ -209,6 +212,38 @@ def _model_line(model: Mapping[str, Any]) -> dict[str, str]:
         "title": model["title"],
         "facts": f"{model['n_layers']} layers, {_count(model['parameters'])} parameters",
     }
+
+
+def _machine_line(machine: Mapping[str, Any]) -> str:
+    parts = [machine["processor"], f"{machine['cores']} cores", f"{machine['memory_gib']} GiB"]
+    return ", ".join([machine["gpu"], *parts] if "gpu" in machine else parts)
+
+
+def _commit_lines(commits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return each commit, shortened, and what to say of it; of many, the first and the last."""
+    shown = list(commits)
+    lines = [
+        (
+            commit["commit"][:10],
+            f"of {commit['date']}" + (", with changes that are in no commit" * commit["dirty"]),
+        )
+        for commit in shown
+    ]
+    if len(lines) > _MOST_COMMITS:
+        between = ("", f"{len(lines) - 2} commits in between")
+        lines = [lines[0], between, lines[-1]]
+    return lines
+
+
+def _model_choices(tables: Sequence[TableView]) -> list[tuple[str, str, str]]:
+    """Return id, title and kind of every model that a table shows, the measured ones first."""
+    groups = [group for table in tables for group in table.groups]
+    titles = {group.model: group.title for group in groups}
+    measured = {group.model for group in groups if group.kind == "measured"}
+    return [
+        (model, title, "measured" if model in measured else "published")
+        for model, title in sorted(titles.items(), key=lambda one: one[0] not in measured)
+    ]
 
 
 def _count(number: int) -> str:
@@ -315,12 +350,14 @@ def _group_view(
         figure = arrange(table, sections, cells)
     return GroupView(
         anchor=f"{table['id']}-{first['model']}",
+        model=first["model"],
         title=first["title"],
         kind=kind,
         subtitle=subtitle,
         heads=tuple(heads) if any(name for name, _ in heads) else (),
         columns=tuple(
             ColumnView(
+                id=column["id"],
                 title=column["title"],
                 hint=_column_hint(column),
                 starts_group=index > 0 and columns[index - 1]["group"] != column["group"],
@@ -374,10 +411,7 @@ def _row_view(
         note=row["note"] or "",
         reason=str(reasons.pop()) if whole_row else "",
         reason_cell=str(ids[0]) if whole_row else "",
-        cells=tuple(
-            _cell_view(cell, column, section["n_layers"]) if cell else None
-            for cell, column in zip(found, columns, strict=True)
-        ),
+        cells=tuple(_cell_view(cell, section["n_layers"]) if cell else None for cell in found),
     )
 
 
@@ -394,47 +428,15 @@ def _folded(rows: Iterable[RowView]) -> tuple[RowView, ...]:
     return tuple(folded)
 
 
-def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int) -> CellView:
+def _cell_view(cell: Mapping[str, Any], n_layers: int) -> CellView:
     stderr = f"{cell['stderr']:.2f}" if cell["stderr"] is not None else ""
     sample = _sample_marks(cell)
     printed = ""
     if cell["status"] != "published" and cell["published_text"] is not None:
         printed = cell["published_text"]
-    words = [_STATUS_WORDS[cell["status"]]]
-    if cell["reason"]:
-        words.append(cell["reason"])
-    if cell["n"] is not None:
-        of = f" of {cell['total']}" if cell["total"] is not None else ""
-        unit = "windows" if column["unit"] == "perplexity" else "documents"
-        words.append(f"on {cell['n']}{of} {unit}")
-    else:
-        words.extend(sample)
-    if cell["mark"]:
-        words.append(_MARK_WORDS[cell["mark"]])
-    if printed:
-        words.append(f"the paper prints {printed}")
     verdict = cell["verdict"]["word"] if cell["verdict"] else ""
     best = cell["versus_best"]
     tied = best is not None and not best["told_apart"] and cell["mark"] != "best"
-    spoken, hint = [*words], [*words]
-    if verdict:
-        spoken.append(verdict)
-        difference = _difference(cell)
-        known = f"difference {difference}, " if isinstance(difference, str) else ""
-        hint.append(f"{verdict}: {known}{cell['verdict']['rule']}")
-    if printed and cell["published_note"]:
-        spoken.append(cell["published_note"])
-        hint.append(cell["published_note"])
-    if tied:
-        spoken.append("cannot be told from the best")
-    if best is not None:
-        told = "differs" if best["told_apart"] else "cannot be told"
-        hint.append(f"{told} from the best, {best['label']}: {best['text']}")
-    value = "" if cell["status"] == "missing" else cell["text"]
-    shown = f"{value} ({stderr})" if stderr else value
-    if cell["interval"]:
-        for listed in (spoken, hint):
-            listed.insert(0, f"95 % interval {cell['interval_text']}")
     removed = set(cell["value"]) if isinstance(cell["value"], list) else set()
     return CellView(
         id=cell["id"],
@@ -449,22 +451,8 @@ def _cell_view(cell: Mapping[str, Any], column: Mapping[str, Any], n_layers: int
         noted=bool(printed and cell["published_note"]),
         verdict=verdict,
         sign=SIGNS.get(verdict, ""),
-        hint=", ".join(filter(None, [shown, *hint])),
-        spoken=", ".join(filter(None, [column["title"], value, *spoken])),
         strip=tuple(layer in removed for layer in range(n_layers)) if removed else (),
     )
-
-
-def _difference(cell: Mapping[str, Any]) -> str | int | None:
-    """Return the difference from the printed value, with its standard error where there is one.
-
-    Numbers of layers stay numbers.
-    """
-    difference: float | int | None = cell["difference"]
-    if not isinstance(difference, float):
-        return difference
-    error = cell["difference_stderr"]
-    return f"{difference:+.2f}" + (f", standard error {error:.2f}" if error is not None else "")
 
 
 def _sample_marks(cell: Mapping[str, Any]) -> tuple[str, ...]:
@@ -483,7 +471,7 @@ def _absences(
 ) -> tuple[tuple[str, str], ...]:
     """Pair up columns that no row of the group fills with the reason, equal reasons together."""
     titles: dict[str, list[str]] = {}
-    names = _full_titles(columns)
+    names = column_titles(columns)
     rows = [
         row for body in bodies for row in body.rows if row.kind == "measured" and not row.reason
     ]
@@ -492,70 +480,3 @@ def _absences(
         if len(reasons) == 1 and (reason := reasons.pop()) is not None:
             titles.setdefault(reason, []).append(names[column["id"]])
     return tuple((", ".join(listed), reason) for reason, listed in titles.items())
-
-
-def _full_titles(columns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return each column's title, with its group where another column has the same one."""
-    repeated = Counter(column["title"] for column in columns)
-    return {
-        column["id"]: f"{column['title']} ({column['group']})"
-        if repeated[column["title"]] > 1
-        else column["title"]
-        for column in columns
-    }
-
-
-def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page's source panel shows: cells by id, and what several of them share.
-
-    Entries of cells without content are left out. The files behind the cells are in ``lineage``,
-    where a cell finds its own by the path of its source.
-    """
-    labels: dict[str, dict[str, str | None]] = {}
-    columns = {
-        (table["id"], column["id"]): column
-        for table in payload["tables"]
-        for column in table["columns"]
-    }
-    titles = {
-        (table["id"], column): title
-        for table in payload["tables"]
-        for column, title in _full_titles(table["columns"]).items()
-    }
-    for table in payload["tables"]:
-        for section in table["sections"]:
-            for row in section["rows"]:
-                for name in filter(None, row["cells"]):
-                    labels[name] = {
-                        "row_label": row["label"],
-                        "row_group": row["group"] or None,
-                        "model_title": section["title"],
-                    }
-    cells = {}
-    for cell in payload["cells"]:
-        column = columns[cell["table"], cell["column"]]
-        details = {
-            **cell,
-            **labels[cell["id"]],
-            "column_title": titles[cell["table"], cell["column"]],
-            "unit": column["unit"],
-        }
-        details["difference"] = _difference(cell)
-        details["difference_stderr"] = None
-        for name in ("versus_best", "versus_unrepaired"):
-            versus = cell[name]
-            details[name] = versus and {key: versus[key] for key in _VERSUS_SHOWN}
-        cells[cell["id"]] = {
-            name: value
-            for name, value in details.items()
-            if value is not None and value is not False and value != []
-        }
-    roots = {cell["source"]["path"] for cell in payload["cells"] if cell["source"]}
-    scores = payload["scores"]
-    return {
-        "cells": cells,
-        "variants": payload["variants"],
-        "scores": scores,
-        # A score file states its settings itself.
-        "lineage": lineage_chains(payload["artifacts"], roots, roots - scores.keys()),
-    }

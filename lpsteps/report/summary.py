@@ -15,9 +15,6 @@ SIGNS = {
     "undecided": "?",
 }
 
-# So many reasons why cells are missing are shown at once; the others are folded away.
-MOST_REASONS = 5
-
 
 @dataclass(frozen=True)
 class SummaryView:
@@ -29,8 +26,6 @@ class SummaryView:
         caveat: How many of the verdicts are on printed values that are odd.
         unjudged: Numbers beside a printed one that have no verdict: count and reason.
         missing: Missing cells: count and reason, the most frequent first.
-        more_missing: The reasons that are folded away.
-        more_title: What to unfold them by.
         comparisons: What came of comparing rows; empty where none were compared.
     """
 
@@ -39,15 +34,11 @@ class SummaryView:
     caveat: str
     unjudged: tuple[tuple[int, str], ...]
     missing: tuple[tuple[int, str], ...]
-    more_missing: tuple[tuple[int, str], ...]
-    more_title: str
     comparisons: str
 
 
 def summary_view(summary: Mapping[str, Any]) -> SummaryView:
     """Put the summary of the run into words."""
-    reasons = _pairs(summary["reasons"])
-    rest = reasons[MOST_REASONS:]
     judged = sum(summary[word] for word in WORDS)
     noted = summary["noted"]
     return SummaryView(
@@ -55,11 +46,7 @@ def summary_view(summary: Mapping[str, Any]) -> SummaryView:
         verdicts=tuple((SIGNS[word], summary[word], word) for word in WORDS if judged),
         caveat=f"{noted} of {judged} on a printed value with a note." if noted else "",
         unjudged=_pairs(summary["unjudged"]),
-        missing=reasons[:MOST_REASONS],
-        more_missing=rest,
-        more_title=(
-            f"{len(rest)} more reasons, {_counted(sum(count for count, _ in rest), 'cell')}"
-        ),
+        missing=_pairs(summary["reasons"]),
         comparisons=_comparisons(summary["comparisons"]),
     )
 

@@ -15,6 +15,7 @@ from lpsteps.report.evidence import gather_evidence, parse_build_spec
 from lpsteps.report.figure_data import build_figures
 from lpsteps.report.figure_definitions import read_figure
 from lpsteps.report.lineage import artifact_graph
+from lpsteps.report.origin import measured_with
 from lpsteps.report.published import read_published
 
 
@@ -65,4 +66,10 @@ def derive_tables(
     digests = {str(path): sha256_file(path) for path in printed}
     payload = build_payload(spec, definitions, published, digests, evidence)
     drawn = build_figures(spec, figures, {path.as_posix() for path in measured}, evidence)
-    return {**payload, "figures": drawn, "artifacts": artifact_graph(lineage, measured)}
+    run = {**payload["run"], **measured_with(lineage, measured)}
+    return {
+        **payload,
+        "run": run,
+        "figures": drawn,
+        "artifacts": artifact_graph(lineage, measured),
+    }

@@ -2,97 +2,24 @@
 
 from __future__ import annotations
 
-import html
-import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import report_example as example
-from report_example import ROOT
+from browsing import Browser
 
-from lpsteps.artifacts import sha256_file
-from lpsteps.report.page import render_page
-from lpsteps.steps.build_tables import main as build_tables
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+Cells = dict[str, dict[str, Any]]
 
 CELL = "table01/smollm2-135m/n5/llm-streamline+linearpatch/arc_easy"
-
-# Runs before everything else in the page and collects what goes wrong.
-WATCH = """<script>
-window.faults = [];
-addEventListener("error", (event) => faults.push(event.message));
-document.addEventListener("securitypolicyviolation", (event) => faults.push(event.blockedURI));
-</script>"""
-
-FRAME = """<!DOCTYPE html><meta charset="utf-8"><pre id="result"></pre>
-<script>
-addEventListener("message", ({{ data }}) => document.getElementById("result").textContent = data);
-</script>
-<iframe src="{page}" style="width:{width}px;height:800px;border:0"></iframe>"""
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("run")
-    example.copy_reports(folder)
-    arguments = example.build_arguments(example.write_run(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert build_tables([*arguments, "--spec", json.dumps(example.spec())]) == 0
-    tables = folder / "out/tables.json"
-    payload = json.loads(tables.read_text())
-    templates = {path.name: path.read_text() for path in (ROOT / "reports/templates").iterdir()}
-    return render_page(payload, sha256_file(tables), templates)
-
-
-def evaluate(page: str, folder: Path, width: int, script: str) -> Any:
-    """Show the page ``width`` pixels wide, run ``script`` in it, return what it returns.
-
-    A window of the browser is at least 500 pixels wide, so the page sits in a frame.
-    """
-    assert CHROMIUM is not None
-    run = f"""<script>
-    addEventListener("load", async () => {{
-      let value;
-      try {{ value = await (async () => {{ {script} }})(); }}
-      catch (error) {{ faults.push(String(error)); }}
-      parent.postMessage(JSON.stringify({{ value, faults }}), "*");
-    }});
-    </script>"""
-    watched = page.replace("<head>", "<head>" + WATCH, 1).replace("</body>", run + "</body>", 1)
-    (folder / "page.html").write_text(watched, encoding="utf-8")
-    (folder / "frame.html").write_text(
-        FRAME.format(page="page.html", width=width), encoding="utf-8"
-    )
-    command = [
-        *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-        *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-        *("--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"),
-        *(f"--user-data-dir={folder / 'profile'}", "--window-size=1300,900"),
-        *("--virtual-time-budget=5000", "--dump-dom", (folder / "frame.html").as_uri()),
-    ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    found = re.search(r'<pre id="result">(.+?)</pre>', dom, re.DOTALL)
-    assert found, f"the page reported nothing: {dom[:500]}"
-    result = json.loads(html.unescape(found[1]))
-    assert result["faults"] == []
-    return result["value"]
 
 
 @pytest.mark.parametrize("width", [375, 1280])
 def test_the_page_fits_its_window_and_asks_for_nothing(
-    page: str, tmp_path: Path, width: int
+    page: str, browser: Browser, width: int
 ) -> None:
-    facts = evaluate(
+    facts = browser.evaluate(
         page,
-        tmp_path,
         width,
         """
         const scrolls = [...document.querySelectorAll(".scroll")];
@@ -121,10 +48,11 @@ def test_the_page_fits_its_window_and_asks_for_nothing(
         assert facts["moved"] == 200
 
 
-def test_a_number_opens_its_source_and_closes_again(page: str, tmp_path: Path) -> None:
-    facts = evaluate(
+def test_a_number_opens_its_source_and_closes_again(
+    page: str, browser: Browser, cells: Cells
+) -> None:
+    facts = browser.evaluate(
         page,
-        tmp_path,
         375,
         f"""
         const panel = document.getElementById("panel");
@@ -137,21 +65,20 @@ def test_a_number_opens_its_source_and_closes_again(page: str, tmp_path: Path) -
         const hash = location.hash;
         panel.querySelector("[data-close]").click();
         await new Promise((resolve) => setTimeout(resolve, 50));
-        const data = JSON.parse(document.getElementById("panel-data").textContent).cells["{CELL}"];
-        return {{ before, text, width, hash, after: panel.open, data,
+        return {{ before, text, width, hash, after: panel.open,
                   back: document.activeElement === button, left: location.hash }};
         """,
     )
     assert facts["before"] is False and facts["after"] is False and facts["back"] is True
     assert facts["width"] <= 375
     assert facts["hash"].startswith("#cell=table01%2Fsmollm2-135m") and facts["left"] == ""
-    source = facts["data"]["source"]
+    source = cells[CELL]["source"]
     for expected in (
         CELL,
         source["path"],
         source["sha256"],
         "/value",
-        repr(facts["data"]["value"]),
+        repr(cells[CELL]["value"]),
         "64 of 2376 documents",
         "12, 13, 14, 15, 16",
         "task_version",
@@ -162,11 +89,10 @@ def test_a_number_opens_its_source_and_closes_again(page: str, tmp_path: Path) -
 
 
 def test_keys_move_between_numbers_and_a_part_leads_to_its_own_source(
-    page: str, tmp_path: Path
+    page: str, browser: Browser
 ) -> None:
-    facts = evaluate(
+    facts = browser.evaluate(
         page,
-        tmp_path,
         1280,
         f"""
         const press = (key) => document.activeElement.dispatchEvent(
@@ -193,10 +119,9 @@ def test_keys_move_between_numbers_and_a_part_leads_to_its_own_source(
     assert facts["open"] is True and CELL in facts["part"]
 
 
-def test_a_missing_and_a_printed_cell_say_why_and_where(page: str, tmp_path: Path) -> None:
-    facts = evaluate(
+def test_a_missing_and_a_printed_cell_say_why_and_where(page: str, browser: Browser) -> None:
+    facts = browser.evaluate(
         page,
-        tmp_path,
         1280,
         """
         const open = (id) => {
@@ -230,12 +155,11 @@ const tree = () => treeOf(panel.querySelector(".tree > li"));
 """
 
 
-def test_a_number_shows_its_chain_down_to_pinned_downloads(page: str, tmp_path: Path) -> None:
+def test_a_number_shows_its_chain_down_to_pinned_downloads(page: str, browser: Browser) -> None:
     calibrated = "results/smollm2-135m/calibration/wikipedia"
     plans = f"{calibrated}/selection/llm-streamline"
-    facts = evaluate(
+    facts = browser.evaluate(
         page,
-        tmp_path,
         375,
         LINEAGE
         + f"""
@@ -292,10 +216,11 @@ def test_a_number_shows_its_chain_down_to_pinned_downloads(page: str, tmp_path: 
     assert facts["part"] == f"{plans}/n5/linearpatch/scores/arc_easy.json"
 
 
-def test_copy_buttons_give_the_whole_text_or_select_it(page: str, tmp_path: Path) -> None:
-    facts = evaluate(
+def test_copy_buttons_give_the_whole_text_or_select_it(
+    page: str, browser: Browser, cells: Cells
+) -> None:
+    facts = browser.evaluate(
         page,
-        tmp_path,
         1280,
         LINEAGE
         + f"""
@@ -321,12 +246,11 @@ def test_copy_buttons_give_the_whole_text_or_select_it(page: str, tmp_path: Path
         const selected = getSelection().toString();
         Object.defineProperty(navigator, "clipboard", {{ value: undefined }});
         await press(panel.querySelector(".repeat .copy"));
-        const data = JSON.parse(document.getElementById("panel-data").textContent).cells["{CELL}"];
-        return {{ copied, before, after, announced, denied, selected, source: data.source,
+        return {{ copied, before, after, announced, denied, selected,
                   absent: getSelection().toString() }};
         """,
     )
-    source = facts["source"]
+    source = cells[CELL]["source"]
     assert facts["before"] == [source["sha256"][:12], "Copy the sha256 of arc_easy.json"]
     assert facts["after"] == facts["announced"] == "Copied the sha256 of arc_easy.json"
     command = f"snakemake --cores 1 --force {source['path']}"
@@ -336,16 +260,15 @@ def test_copy_buttons_give_the_whole_text_or_select_it(page: str, tmp_path: Path
     assert facts["absent"] == command
 
 
-def test_verdicts_and_comparisons_open_in_the_panel(page: str, tmp_path: Path) -> None:
+def test_verdicts_and_comparisons_open_in_the_panel(page: str, browser: Browser) -> None:
     name = "table01/llama-2-7b/n7/sleb/arc_easy"
-    facts = evaluate(
+    facts = browser.evaluate(
         page,
-        tmp_path,
         375,
         f"""
         const button = document.querySelector('[data-cell="{name}"]');
         const tied = document.querySelector("td .value.tied");
-        const more = document.querySelector("#summary ~ .wide details");
+        const more = document.getElementById("summary");
         more.querySelector("summary").click();
         button.click();
         const text = document.getElementById("panel").innerText;
@@ -353,17 +276,17 @@ def test_verdicts_and_comparisons_open_in_the_panel(page: str, tmp_path: Path) -
           .find((item) => item.innerText === "Compared with the best of the column");
         heading.nextElementSibling.querySelector("button").click();
         return {{
-          name: button.getAttribute("aria-label"),
+          name: button.textContent,
           sign: button.querySelector(".verdict").innerText,
           border: getComputedStyle(tied).borderBottomStyle,
-          folded: more.open && more.querySelector("li").getBoundingClientRect().height > 0,
+          folded: more.open && more.querySelector("dd").getBoundingClientRect().height > 0,
           text,
           best: document.getElementById("panel").innerText,
           width: document.documentElement.scrollWidth,
         }};
         """,
     )
-    assert "differs" in facts["name"].split(", ") and facts["sign"] == "\N{NOT EQUAL TO}"
+    assert facts["name"].endswith("differs") and facts["sign"] == "\N{NOT EQUAL TO}"
     assert facts["border"] == "dotted" and facts["folded"] is True
     assert "differs: more than twice the standard error of 6.25" in facts["text"]
     assert "-14.29, standard error 6.25" in facts["text"]
@@ -374,10 +297,9 @@ def test_verdicts_and_comparisons_open_in_the_panel(page: str, tmp_path: Path) -
     assert facts["width"] <= 375
 
 
-def test_standard_errors_show_on_demand(page: str, tmp_path: Path) -> None:
-    facts = evaluate(
+def test_standard_errors_show_on_demand(page: str, browser: Browser) -> None:
+    facts = browser.evaluate(
         page,
-        tmp_path,
         1280,
         """
         const shown = () => getComputedStyle(document.querySelector("td .error")).display;
@@ -394,11 +316,10 @@ SHARE = "beyond/smollm2-135m/n5/least-squares/share_closed"
 
 @pytest.mark.parametrize("width", [375, 1280])
 def test_a_figure_is_readable_and_leads_to_its_numbers(
-    page: str, tmp_path: Path, width: int
+    page: str, browser: Browser, cells: Cells, width: int
 ) -> None:
-    facts = evaluate(
+    facts = browser.evaluate(
         page,
-        tmp_path,
         width,
         f"""
         const chart = document.querySelector("#beyond figure");
@@ -440,8 +361,6 @@ def test_a_figure_is_readable_and_leads_to_its_numbers(
         const mark = chart.querySelector('[data-cell="{SHARE}"] .mark');
         mark.dispatchEvent(new MouseEvent("click", {{ bubbles: true }}));
         result.panel = document.getElementById("panel").innerText;
-        const data = JSON.parse(document.getElementById("panel-data").textContent);
-        result.cell = data.cells["{SHARE}"];
         document.querySelector("#panel .part").click();
         result.other = document.getElementById("panel-title").innerText;
         return result;
@@ -457,7 +376,7 @@ def test_a_figure_is_readable_and_leads_to_its_numbers(
         assert widths.count("3px") == 1 and widths[-1] == "3px"
     assert facts["clashes"] == [0, 0]
     assert facts["table"] == [False, True]
-    cell = facts["cell"]
+    cell = cells[SHARE]
     [comparison] = cell["comparisons"]
     for expected in (
         SHARE,
@@ -472,28 +391,25 @@ def test_a_figure_is_readable_and_leads_to_its_numbers(
     assert facts["other"] == "LinearPatch, Share closed (Embedded corpora)"
 
 
-def test_colours_of_a_figure_follow_the_scheme(page: str, tmp_path: Path) -> None:
+def test_colours_of_a_figure_follow_the_scheme(page: str, browser: Browser) -> None:
     script = """
     const marks = document.querySelectorAll("#beyond .key .mark");
     return [...marks].map((mark) => getComputedStyle(mark).fill);
     """
-    light = evaluate(page, tmp_path, 1280, script)
-    # The scheme of the test's browser is light; the rules for dark are applied without asking.
-    dark_page = page.replace("@media (prefers-color-scheme: dark)", "@media all", 1)
-    dark = evaluate(dark_page, tmp_path, 1280, script)
+    light = browser.evaluate(page, 1280, script)
+    dark = browser.evaluate(page, 1280, script, colour_scheme="dark")
     assert len(set(light)) == len(light) == 4
     assert not set(light) & set(dark)
 
 
 @pytest.mark.parametrize("width", [375, 1280])
 def test_training_curves_are_readable_and_their_row_leads_to_the_start(
-    page: str, tmp_path: Path, width: int
+    page: str, browser: Browser, width: int
 ) -> None:
     variant = example.variant_folder(example.SMALL, "llm-streamline", 5, "linearpatch+ft")
     start = example.variant_folder(example.SMALL, "llm-streamline", 5, "linearpatch")
-    facts = evaluate(
+    facts = browser.evaluate(
         page,
-        tmp_path,
         width,
         LINEAGE
         + """

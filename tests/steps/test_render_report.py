@@ -38,8 +38,8 @@ def test_page_record_and_identical_second_run(tables: Path) -> None:
 
 
 def test_a_missing_template_is_one_line(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    some = [path for path in TEMPLATES if not path.endswith("script.js")]
+    some = [path for path in TEMPLATES if not path.endswith("panel.js")]
     assert main(["--tables", str(tables), "--templates", *some, "--page", "out/tables.html"]) == 1
     error = capsys.readouterr().err
-    assert "script.js was not given" in error and error.count("\n") == 1
+    assert "panel.js was not given" in error and error.count("\n") == 1
     assert not Path("out/tables.html").exists()

@@ -1,0 +1,108 @@
+"""The paper's claim in a picture: what a cut costs and how much of it each repair brings back.
+
+A table names the columns for it (`glance` in its definition); the top of the page shows them as a
+bar for each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Cells = Mapping[str, Mapping[str, Any]]
+
+_DIRECTIONS = {True: "higher is better", False: "lower is better", None: ""}
+
+
+@dataclass(frozen=True)
+class BarView:
+    """One row's number.
+
+    Attributes:
+        cell: Id of the cell.
+        label: What the row is.
+        text: The number.
+        percent: Length, of the longest bar of the column.
+        dense: Whether it is that of the dense model.
+    """
+
+    cell: str
+    label: str
+    text: str
+    percent: float
+    dense: bool
+
+
+@dataclass(frozen=True)
+class GlanceView:
+    """One column of one model at one number of removed layers."""
+
+    model: str
+    cut: str
+    column: str
+    direction: str
+    table: str
+    table_name: str
+    bars: tuple[BarView, ...]
+
+
+def glance_views(payload: Mapping[str, Any]) -> list[GlanceView]:
+    """Return the pictures for the top of the page, those of the lowest level of each model.
+
+    A column that has no number beside the dense one, or no dense one, gives none.
+
+    Args:
+        payload: Content of ``tables.json``.
+    """
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    views = []
+    for table in payload["tables"]:
+        sections = [section for section in table["sections"] if section["kind"] == "measured"]
+        for model in dict.fromkeys(section["model"] for section in sections):
+            own = [section for section in sections if section["model"] == model]
+            pruned = [section for section in own if section["n"] > 0]
+            dense = [section for section in own if section["n"] == 0]
+            if not pruned or not dense:
+                continue
+            section = min(pruned, key=lambda one: int(one["n"]))
+            rows = [*dense[0]["rows"], *section["rows"]]
+            for index, column in enumerate(table["columns"]):
+                if column["id"] not in table["glance"]:
+                    continue
+                bars = _bars(rows, index, cells)
+                if len(bars) > 1 and bars[0].dense:
+                    views.append(
+                        GlanceView(
+                            model=section["title"],
+                            cut=f"{section['n']} of {section['n_layers']} layers removed",
+                            column=f"{column['group']}: {column['title']}",
+                            direction=_DIRECTIONS[column["higher_is_better"]],
+                            table=table["id"],
+                            table_name=f"table {table['number']}"
+                            if table["number"] is not None
+                            else table["title"],
+                            bars=bars,
+                        )
+                    )
+    return views
+
+
+def _bars(rows: Sequence[Mapping[str, Any]], index: int, cells: Cells) -> tuple[BarView, ...]:
+    found = [
+        (row, cells[name])
+        for row in rows
+        if row["kind"] == "measured" and (name := row["cells"][index]) is not None
+    ]
+    shown = [(row, cell) for row, cell in found if cell["status"] == "measured"]
+    longest = max((cell["value"] for _, cell in shown), default=1.0)
+    return tuple(
+        BarView(
+            cell=cell["id"],
+            label=row["label"],
+            text=cell["text"],
+            percent=round(100 * cell["value"] / longest, 1),
+            dense=cell["n_pruned"] == 0,
+        )
+        for row, cell in shown
+    )

@@ -1,0 +1,202 @@
+"""What the page knows about its numbers beyond showing them: for the panel, sorting and exports.
+
+A page may hold thousands of cells, so what many of them share is stored once: rows, columns, files,
+settings and recurring sentences. `reports/templates/script.js` puts the pieces together again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lpsteps.artifacts import canonical_json
+from lpsteps.report.chains import lineage_chains
+from lpsteps.report.figure_data import figure_csv
+
+_PLAIN = (
+    "text",
+    "value",
+    "stderr",
+    "interval_text",
+    "n",
+    "total",
+    "benchmarks_used",
+    "benchmarks_wanted",
+    "published",
+    "published_text",
+)
+_SENTENCES = ("reason", "note", "published_note", "unjudged")
+_VERSUS = ("versus_best", "versus_unrepaired")
+USUAL_POINTER = "/value"
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """Numbers things in the order in which they are first asked for."""
+
+    things: list[Any] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, thing: Any) -> int:
+        """Return the number of a thing, the same for an equal one."""
+        key = canonical_json(thing)
+        if key not in self.numbers:
+            self.numbers[key] = len(self.things)
+            self.things.append(thing)
+        return self.numbers[key]
+
+
+def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the script of the page reads.
+
+    Args:
+        payload: Content of ``tables.json``.
+
+    Returns:
+        ``columns`` by table and column: title, unit, and whether higher is better, where one is.
+        ``rows``: the part of its cells' ids in front of the column, label, heading of its group,
+        and number of its model in ``models``. ``cells``: of each row, by column, what is known of
+        the cell, without what is empty or usual; sentences, sources, variants and other rows are
+        numbers into ``texts``, ``sources``, ``variants`` and ``rows``. A source is a number into
+        the files of ``lineage``, or path and SHA-256 of a file that has no lineage; that of a score
+        leads into ``settings``. ``figures``: by figure, every drawn number as CSV. ``lineage``: the
+        files behind the numbers, see :func:`lpsteps.report.chains.lineage_chains`.
+    """
+    texts, models, sources, variants, settings = (_Numbered() for _ in range(5))
+    rows: list[dict[str, Any]] = []
+    places: dict[str, int] = {}
+    for table in payload["tables"]:
+        for section in table["sections"]:
+            for row in section["rows"]:
+                named = next((name for name in row["cells"] if name), None)
+                if named is None:
+                    continue
+                key = named.rpartition("/")[0]
+                places[key] = len(rows)
+                group = {"group": row["group"]} if row["group"] else {}
+                model = models.number(section["title"])
+                rows.append({"key": key, "label": row["label"], **group, "model": model})
+    cells: list[dict[str, Any]] = [{} for _ in rows]
+    for cell in payload["cells"]:
+        key, _, column = cell["id"].rpartition("/")
+        entry = {name: cell[name] for name in _PLAIN if cell[name] is not None}
+        if cell["status"] == "missing":
+            del entry["text"]
+        if cell["status"] != "measured":
+            entry["status"] = cell["status"]
+        if cell["limited"] and (cell["n"] is None or cell["total"] is None):
+            entry["limited"] = True
+        for name in _SENTENCES:
+            if cell[name]:
+                entry[name] = texts.number(cell[name])
+        difference = difference_text(cell)
+        if difference is not None:
+            entry["difference"] = difference
+        if cell["verdict"]:
+            entry["verdict"] = [cell["verdict"]["word"], texts.number(cell["verdict"]["rule"])]
+        if cell["mark"]:
+            entry["mark"] = cell["mark"]
+        if cell["source"]:
+            pointer = cell["source"]["pointer"]
+            source = sources.number([cell["source"]["path"], cell["source"]["sha256"]])
+            entry["source"] = [source, *([pointer] if pointer != USUAL_POINTER else [])]
+        if cell["variant"] is not None:
+            folder = cell["variant"]
+            entry["variant"] = variants.number({"folder": folder, **payload["variants"][folder]})
+        if cell["parts"]:
+            entry["parts"] = [_part(part, key) for part in cell["parts"]]
+        if cell["comparisons"]:
+            entry["comparisons"] = [
+                {
+                    "cell": other["cell"],
+                    "label": other["label"],
+                    "share": other["share"]["text"],
+                    "loss": other["log_perplexity"]["text"],
+                }
+                for other in cell["comparisons"]
+            ]
+        for name in _VERSUS:
+            if versus := cell[name]:
+                other_key, _, other_column = versus["cell"].rpartition("/")
+                entry[name] = [
+                    places[other_key],
+                    texts.number(versus["label"]),
+                    versus["text"],
+                    versus["test"],
+                    versus["told_apart"],
+                    *([other_column] if other_column != column else []),
+                ]
+        cells[places[key]][column] = entry
+    scores = payload["scores"]
+    roots = {path for path, _ in sources.things}
+    # A score file states its settings itself.
+    lineage = lineage_chains(payload["artifacts"], roots, roots - scores.keys())
+    files = {file["path"]: number for number, file in enumerate(lineage["files"])}
+    described = [
+        {
+            **({"file": files[path]} if path in files else {"path": path, "sha256": digest}),
+            **({"settings": settings.number(scores[path])} if path in scores else {}),
+        }
+        for path, digest in sources.things
+    ]
+    return {
+        "columns": {table["id"]: _columns(table) for table in payload["tables"]},
+        "models": models.things,
+        "rows": rows,
+        "cells": cells,
+        "texts": texts.things,
+        "sources": described,
+        "variants": variants.things,
+        "settings": settings.things,
+        "figures": {
+            figure["id"]: figure_csv(payload, figure["id"]) for figure in payload["figures"]
+        },
+        "lineage": lineage,
+    }
+
+
+def _columns(table: Mapping[str, Any]) -> dict[str, Any]:
+    titles = column_titles(table["columns"])
+    return {
+        column["id"]: {
+            "title": titles[column["id"]],
+            "unit": column["unit"],
+            **(
+                {"higher_is_better": column["higher_is_better"]}
+                if column["higher_is_better"] is not None
+                else {}
+            ),
+        }
+        for column in table["columns"]
+    }
+
+
+def _part(part: str, key: str) -> str:
+    """Return the id of a part, or only its column where it stands in the same row."""
+    part_key, _, column = part.rpartition("/")
+    return column if part_key == key else part
+
+
+def column_titles(columns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return each column's title, with its group where another column has the same one."""
+    repeated = Counter(column["title"] for column in columns)
+    return {
+        column["id"]: f"{column['title']} ({column['group']})"
+        if repeated[column["title"]] > 1
+        else column["title"]
+        for column in columns
+    }
+
+
+def difference_text(cell: Mapping[str, Any]) -> str | int | None:
+    """Return the difference from the printed value, with its standard error where there is one.
+
+    Numbers of layers stay numbers.
+    """
+    difference: float | int | None = cell["difference"]
+    if not isinstance(difference, float):
+        return difference
+    error = cell["difference_stderr"]
+    return f"{difference:+.2f}" + (f", standard error {error:.2f}" if error is not None else "")
