@@ -8,42 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_families import COMMON, FAMILIES
 
 # Tests run side by side; one thread each also keeps their rounding the same on any machine.
 os.environ.setdefault("LPSTEPS_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-HIDDEN_SIZE = 48
-VOCABULARY = 128
-
-_COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": HIDDEN_SIZE,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-}
-_GATED = {"intermediate_size": 80, "num_key_value_heads": 2, "head_dim": 12}
-# Alternating attention with a window shorter than the test sequences.
-_SLIDING = {"sliding_window": 6}
-
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", _GATED),
-    "mistral": ("MistralConfig", _GATED | _SLIDING),
-    "qwen2": (
-        "Qwen2Config",
-        _GATED | _SLIDING | {"use_sliding_window": True, "max_window_layers": 2},
-    ),
-    "qwen3": ("Qwen3Config", _GATED),
-    "gemma2": ("Gemma2Config", _GATED | _SLIDING),
-    "gemma3": ("Gemma3TextConfig", _GATED | _SLIDING | {"sliding_window_pattern": 2}),
-    "opt": ("OPTConfig", {"ffn_dim": 80, "word_embed_proj_dim": HIDDEN_SIZE}),
-    "gpt_neox": ("GPTNeoXConfig", {"intermediate_size": 80, "hidden_act": "gelu"}),
-    "phi3": ("Phi3Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
-    "olmo2": ("Olmo2Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
-}
 
 ModelFactory = Callable[..., Any]
 
@@ -72,7 +42,7 @@ def tiny_model() -> ModelFactory:
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(
             getattr(transformers, name)(
-                **_COMMON | settings | {"num_hidden_layers": layers} | config
+                **COMMON | settings | {"num_hidden_layers": layers} | config
             )
         )
         # At their small initial scale random layers hardly move the residual stream, and a test

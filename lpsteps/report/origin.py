@@ -28,7 +28,9 @@ def measured_with(lineage: Lineage, paths: Iterable[Path]) -> dict[str, list[dic
         cores, memory in GiB and, where there was one, gpu.
     """
     records = [
-        lineage.artifacts[path].record or {} for path in paths if lineage.problem(path) is None
+        artifact.record or {}
+        for path in paths
+        if lineage.problem(path) is None and (artifact := lineage.artifacts.get(path)) is not None
     ]
     dirty: dict[tuple[str, str], bool] = {}
     machines: dict[str, dict[str, Any]] = {}

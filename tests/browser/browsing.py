@@ -11,6 +11,7 @@ from typing import Any
 
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page
+from report_example import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -22,6 +23,11 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+def templates() -> dict[str, str]:
+    """The page's templates by name."""
+    return {path.name: path.read_text() for path in (ROOT / "reports/templates").iterdir()}
 
 
 class Browser:

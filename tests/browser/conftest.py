@@ -10,19 +10,14 @@ from typing import Any
 
 import pytest
 import report_example as example
-from report_example import ROOT
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from browsing import ARGUMENTS, CHROMIUM, Browser
+from browsing import ARGUMENTS, CHROMIUM, Browser, templates
 
 from lpsteps.artifacts import sha256_file
 from lpsteps.report.page import render_page
 from lpsteps.steps.build_tables import main as build_tables
-
-
-def templates() -> dict[str, str]:
-    return {path.name: path.read_text() for path in (ROOT / "reports/templates").iterdir()}
 
 
 @pytest.fixture(scope="session")

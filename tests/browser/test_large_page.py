@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import paper_example
 import pytest
-from browsing import Browser
-from conftest import templates
+from browsing import Browser, templates
 
 from lpsteps.report.page import render_page
 

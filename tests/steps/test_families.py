@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, HIDDEN_SIZE, VOCABULARY
+from tiny_families import FAMILIES, HIDDEN_SIZE, VOCABULARY
 from torch import nn
 
 from lpsteps.artifacts import read_json, write_json, write_parquet

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import HIDDEN_SIZE
+from tiny_families import HIDDEN_SIZE
 from tiny_tokenizer import VOCABULARY, train_tokenizer
 
 from lpsteps.artifacts import file_manifest, read_json, write_json

@@ -207,7 +207,10 @@ def test_lines_differ_in_colour_mark_and_dash() -> None:
     for one in zip(*looks, strict=True):
         assert len(set(one)) == MOST_LINES
     light, dark = (
-        [re.findall(rf"--series-{style}: (#\w+);", STYLE)[scheme] for style in range(MOST_LINES)]
+        [
+            re.findall(rf"--series-{style}: light-dark\((#\w+), (#\w+)\);", STYLE)[0][scheme]
+            for style in range(MOST_LINES)
+        ]
         for scheme in (0, 1)
     )
     for colours, paper in ((light, "#fcfbf8"), (dark, "#16181a")):

@@ -231,7 +231,9 @@ def test_tables_as_csv_and_on_the_page(build: Build) -> None:
     assert values[f"overheads/{SMALL}/n0/layer/parameters"] == "200000"
     folder = ROOT / "reports/templates"
     templates = {path.name: path.read_text() for path in folder.iterdir()}
-    page = render_page({**payload, "figures": [], "artifacts": {}}, "0" * 64, templates)
+    run = {**payload["run"], "commits": [], "machines": []}
+    whole = {**payload, "run": run, "figures": [], "artifacts": {}}
+    page = render_page(whole, "0" * 64, templates)
     for text in (
         "What a patch costs",
         "What stored targets take",
