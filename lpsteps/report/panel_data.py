@@ -1,7 +1,7 @@
 """What the page knows about its numbers beyond showing them: for the panel, sorting and exports.
 
 A page may hold thousands of cells, so what many of them share is stored once: rows, columns, files,
-settings and recurring sentences. `reports/templates/script.js` puts the pieces together again.
+settings and recurring sentences. `reports/templates/data.js` puts the pieces together again.
 """
 
 from __future__ import annotations
