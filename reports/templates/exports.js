@@ -173,7 +173,7 @@ const FORMATS = {
 const download = (name, text, type) => {
   const address = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
   element("a", { href: address, download: name }).click();
-  URL.revokeObjectURL(address);
+  setTimeout(() => URL.revokeObjectURL(address), 60_000); // the browser reads it after the click
 };
 
 const exportTable = async (table, format, action) => {

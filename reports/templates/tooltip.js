@@ -42,14 +42,20 @@ const showTip = (button) => {
     element("strong", {}, `${cell.rowLabel}, ${cell.columnTitle}`),
     ...lines.map((line) => element("span", {}, line)));
   tip.hidden = false;
-  const place = button.getBoundingClientRect();
+  described = button;
+  button.setAttribute("aria-describedby", tip.id);
+  placeTip();
+};
+
+const placeTip = () => {
+  if (!described) return;
+  const place = described.getBoundingClientRect();
+  if (place.bottom < 0 || place.top > innerHeight) return hideTip();
   const { width, height } = tip.getBoundingClientRect();
   const left = Math.min(Math.max(8, place.right - width), document.documentElement.clientWidth - width - 8);
   const below = place.bottom + 6;
   tip.style.left = `${left}px`;
   tip.style.top = `${below + height > innerHeight ? Math.max(8, place.top - height - 6) : below}px`;
-  described = button;
-  button.setAttribute("aria-describedby", tip.id);
 };
 
 document.addEventListener("pointerover", (event) => {
@@ -64,7 +70,8 @@ document.addEventListener("focusin", (event) => {
   else hideTip();
 });
 document.addEventListener("focusout", hideTip);
-document.addEventListener("scroll", hideTip, { passive: true, capture: true });
+// Moved, not hidden: the keyboard scrolls what it focuses into view.
+document.addEventListener("scroll", placeTip, { passive: true, capture: true });
 document.addEventListener("click", hideTip);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hideTip();

@@ -148,8 +148,8 @@ def test_numbers_beside_the_dense_model_and_the_paper(
 def exported(page: Page, table: str, format: str) -> str:
     with page.expect_download() as waiting:
         line = page.locator(f'.exports[data-table="{table}"]')
-        # Dispatched: the bar that stays in view may lie over the line.
-        line.locator(f"[data-action=download][data-format={format}]").dispatch_event("click")
+        # By keyboard: the bar that stays in view may lie over the button.
+        line.locator(f"[data-action=download][data-format={format}]").press("Enter")
     assert waiting.value.suggested_filename.startswith(f"{table}.")
     return Path(waiting.value.path()).read_text(encoding="utf-8")
 
@@ -176,17 +176,21 @@ def test_a_table_downloads_as_csv_with_every_number(
     assert kept == {"dense", "sleb"}
 
 
+def copied(page: Page, table: str, format: str) -> str:
+    page.evaluate(
+        """Object.defineProperty(navigator, "clipboard", { configurable: true, value: {
+          writeText: async (text) => { window.copied = text; } } })"""
+    )
+    line = page.locator(f'.exports[data-table="{table}"]')
+    line.locator(f"[data-action=copy][data-format={format}]").press("Enter")
+    line.locator("output", has_text="Copied").wait_for()
+    text: str = page.evaluate("window.copied")
+    return text
+
+
 def test_a_table_copies_as_markdown(page: str, browser: Browser, cells: Cells) -> None:
     with browser.open(page, 1280) as shown:
-        shown.evaluate(
-            """Object.defineProperty(navigator, "clipboard", { configurable: true, value: {
-              writeText: async (text) => { window.copied = text; } } })"""
-        )
-        line = shown.locator(f'.exports[data-table="{TABLE}"]')
-        line.locator("[data-action=copy][data-format=markdown]").click()
-        shown.wait_for_function("window.copied !== undefined")
-        assert line.locator("output").inner_text() == "Copied"
-        text = shown.evaluate("window.copied")
+        text = copied(shown, TABLE, "markdown")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
     assert len(widths) == 1 and len(lines) > 8
@@ -198,7 +202,7 @@ def test_a_table_copies_as_markdown(page: str, browser: Browser, cells: Cells) -
     assert "Limited samples: " in text and "ARC-e n=64" in text
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def latex(page: str, browser: Browser) -> list[str]:
     with browser.open(page, 1280) as shown:
         tables = shown.evaluate(
@@ -206,10 +210,13 @@ def latex(page: str, browser: Browser) -> list[str]:
         )
         shown.locator("#controls summary").click()
         shown.locator("#show-errors").check()
-        return [exported(shown, table, "latex") for table in tables]
+        first = exported(shown, tables[0], "latex")
+        # Chromium holds back a page's eleventh download until the reader allows it.
+        texts = [copied(shown, table, "latex") for table in tables]
+    assert texts[0] == first
+    return texts
 
 
-@pytest.mark.slow
 def test_a_table_as_latex_is_set_by_booktabs(latex: list[str], cells: Cells) -> None:
     first = latex[0]
     assert first.count("\\toprule") == first.count("\\bottomrule") == 1
@@ -221,7 +228,6 @@ def test_a_table_as_latex_is_set_by_booktabs(latex: list[str], cells: Cells) -> 
     assert "{\\scriptsize $\\pm$ 6.25}" in first
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
 def test_the_latex_of_every_table_compiles(latex: list[str], tmp_path: Path) -> None:
     document = "\n".join(

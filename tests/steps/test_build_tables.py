@@ -7,6 +7,7 @@ import pytest
 import report_example as example
 
 from lpsteps.artifacts import read_json, sha256_file
+from lpsteps.report.cells import SCHEMA
 from lpsteps.steps.build_tables import main
 
 LEVELS = {example.SMALL: [3]}
@@ -26,7 +27,7 @@ def test_outputs_records_and_identical_second_run(arguments: list[str]) -> None:
     assert main(command) == 0
     first = {name: Path(name).read_bytes() for name in OUTPUTS}
     payload = read_json(Path("out/tables.json"))
-    assert payload["schema"] == 4
+    assert payload["schema"] == SCHEMA
     assert [table["id"] for table in payload["tables"]] == example.TABLES
     record = read_json(Path("out/tables.json.record.json"))
     inputs = {entry["path"]: entry["sha256"] for entry in record["inputs"]}
