@@ -7,7 +7,7 @@ import pytest
 import report_example as example
 
 from lpsteps.artifacts import read_json, sha256_file
-from lpsteps.report.cells import SCHEMA
+from lpsteps.report.payload import SCHEMA
 from lpsteps.steps.build_tables import main
 
 LEVELS = {example.SMALL: [3]}

@@ -17,10 +17,10 @@ from report_example import LARGE, QA, ROOT, SMALL, variant_folder
 
 from lpsteps.artifacts import canonical_json, read_parquet, sha256_file, write_json, write_parquet
 from lpsteps.errors import LpstepsError
-from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import TableDefinition, load_table
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
 from lpsteps.report.export import table_csv
+from lpsteps.report.payload import build_payload
 from lpsteps.report.published import PublishedCell, read_published
 
 

@@ -20,9 +20,9 @@ from report_example import SMALL, variant_folder
 
 from lpsteps.artifacts import write_json
 from lpsteps.report.bootstrap import draws
-from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import TableDefinition, load_table
 from lpsteps.report.evidence import Score, gather_evidence, parse_build_spec
+from lpsteps.report.payload import build_payload
 from lpsteps.report.significance import (
     FEWEST_WINDOWS,
     Entry,
