@@ -69,6 +69,7 @@ def compare_rows(
         for row in rows
         if row.recovery != NO_RECOVERY and (layers := behind.removed(row, model, n)) in bare
     }
+    twins = {row.id: twin.id for row in rows if (twin := behind.twin(row, rows, model, n))}
     for column in behind.definition.columns:
         if column.kind not in _COMPARED or not column.shown:
             continue
@@ -78,7 +79,7 @@ def compare_rows(
             if (entry := _entry(behind, cells, behind.cell_id(model, n, row.id, column.id), column))
         }
         best, repair = compare_column(
-            entries, contenders, unrepaired, column.higher_is_better is True
+            entries, contenders, unrepaired, twins, column.higher_is_better is True
         )
         for row in rows:
             name = behind.cell_id(model, n, row.id, column.id)

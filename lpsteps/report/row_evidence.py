@@ -154,21 +154,20 @@ class RowEvidence:
         other = self.definition.row(name)
         return other.label if other.group == row.group else f"{other.label} ({other.group})"
 
-    def note(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:
-        """Say what a reader of a row among the rows of its section has to know."""
-        notes = (self._same_layers(row, rows, model, n), self.kept(row, model, n))
-        return ", ".join(filter(None, notes)) or None
-
-    def _same_layers(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:
-        """Name the selection of the first row above with the same layers and repair, if any."""
+    def twin(self, row: Row, rows: Sequence[Row], model: str, n: int) -> Row | None:
+        """Return the first row above with the same layers and repair, which is the same model."""
         layers = self.removed(row, model, n)
         if layers is None:
             return None
+        repair = (row.recovery, row.calibration)
         for other in rows[: rows.index(row)]:
-            repair = (other.recovery, other.calibration)
-            if (
-                repair == (row.recovery, row.calibration)
-                and self.removed(other, model, n) == layers
-            ):
-                return f"same layers as {self.spec.selections[other.selection or '']}"
+            alike = (other.recovery, other.calibration) == repair
+            if alike and self.removed(other, model, n) == layers:
+                return other
         return None
+
+    def note(self, row: Row, rows: Sequence[Row], model: str, n: int) -> str | None:
+        """Say what a reader of a row among the rows of its section has to know."""
+        twin = self.twin(row, rows, model, n)
+        same = f"same layers as {self.spec.selections[twin.selection or '']}" if twin else None
+        return ", ".join(filter(None, (same, self.kept(row, model, n)))) or None

@@ -22,6 +22,9 @@ rule write_arguments:
         template="workflow/templates/build_tables.txt.j2",
     output:
         "results/arguments/build_tables.txt",
+    # Nothing is written to it, but the linter wants every rule to name one.
+    log:
+        "logs/write_arguments/build_tables.log",
     params:
         # A function, or Snakemake would take the braces for wildcards.
         spec=lambda wildcards: json.dumps(jobs.build_tables_spec(CONFIG)),
