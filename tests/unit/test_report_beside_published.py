@@ -121,26 +121,28 @@ def test_an_unknown_budget_of_the_paper_gives_no_difference(run: Run) -> None:
     )
 
 
-def test_unequal_numbers_of_samples_stand_in_rows_of_their_own(run: Run) -> None:
+def test_printed_numbers_of_samples_stand_beside_as_many(run: Run) -> None:
     [table] = [table for table in run.build()["tables"] if table["number"] == 11]
     [section] = [s for s in table["sections"] if (s["model"], s["n"]) == (LARGE, 7)]
     assert [(row["id"], row["kind"]) for row in section["rows"]] == [
         ("linearpatch", "measured"),
         ("samples-32", "measured"),
         ("samples-64", "measured"),
+        ("samples-2500", "measured"),
         ("linearpatch+ft", "measured"),
-        ("samples-2500", "published"),
-        ("samples-7500", "published"),
+        ("samples-7500", "measured"),
     ]
     cells = run.cells()
     assert cells[f"table11/{LARGE}/n7/linearpatch/wikitext2"]["published"] == 13.22
     assert cells[f"table11/{LARGE}/n7/samples-32/wikitext2"]["published"] is None
     theirs = cells[f"table11/{LARGE}/n7/samples-2500/target_storage"]
-    assert (theirs["text"], theirs["value"]) == ("5G", None)
-    assert cells[f"table11/{LARGE}/n7/samples-2500/distilled_windows"]["value"] == 2500.0
+    assert (theirs["status"], theirs["published_text"]) == ("missing", "5G")
+    assert theirs["reason"] == "needs 2500 windows of training text, which config/paper.yaml has"
+    windows = cells[f"table11/{LARGE}/n7/samples-2500/distilled_windows"]
+    assert (windows["value"], windows["published"]) == (None, 2500.0)
 
 
-def test_the_whole_text_stands_beside_the_number_of_samples_of_the_other_tables(run: Run) -> None:
+def test_as_many_samples_as_in_the_other_tables_stand_beside_the_papers(run: Run) -> None:
     cells = run.cells()
     whole = f"table11/{LARGE}/n7/linearpatch+ft"
     assert cells[f"{whole}/distilled_windows"]["published_text"] == "5000"

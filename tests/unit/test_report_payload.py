@@ -72,10 +72,10 @@ def test_curves_are_in_the_payload(run: Run) -> None:
     tables = {table["id"]: table for table in run.build()["tables"]}
     assert tables["table01"]["curves"] == []
     assert [(c["model"], c["n"]) for c in tables["table11"]["curves"]] == [(SMALL, 5), (LARGE, 7)]
-    # The third of its rows is not configured.
+    # The other rows are not configured.
     line, whole = tables["table11"]["curves"][0]["lines"]
     assert (line["row"], line["label"], line["style"]) == ("samples-64", "64 samples", 2)
-    assert (whole["row"], whole["style"]) == ("linearpatch+ft", 3)
+    assert (whole["row"], whole["style"]) == ("linearpatch+ft", 4)
     assert line["tokens"] == 2 * 64 * 512 and line["objective"] == "logits_kl"
     assert [len(line["fit"]), line["window"]] == [32, 2]
     assert (line["before"], line["kept"], line["after"]) == (
