@@ -243,6 +243,16 @@ class TrainingText(Section):
     heldout: tuple[TextSource, ...] = Field(
         min_length=1, description="What the best state of a training is chosen on"
     )
+    windows: Positive | None = Field(
+        default=None,
+        description="Windows of `fit` for distillations that state no number; null for all",
+    )
+
+    @property
+    def available(self) -> int | None:
+        """Windows of ``fit``; None where all of a corpus are asked for, which are counted later."""
+        counts = [source.windows for source in self.fit]
+        return None if None in counts else sum(filter(None, counts))
 
 
 class Selection(Section):
@@ -376,8 +386,23 @@ class Config(Section):
     benchmarks: dict[str, Benchmark]
 
     def distillation(self, name: str) -> DistillationSettings:
-        """Return the checked settings of an entry of ``distillations``."""
-        return DistillationSettings.model_validate(self.definitions.distillations[name])
+        """Return the checked settings of an entry of ``distillations``.
+
+        Its windows are those that the profile's training text states, if it states none itself.
+        """
+        settings = DistillationSettings.model_validate(self.definitions.distillations[name])
+        text = self.definitions.training_texts.get(self.profile.training_text or "")
+        if text is None or settings.windows is not None:
+            return settings
+        return settings.model_copy(update={"windows": text.windows})
+
+    def lacking_text(self, distillation: str) -> str | None:
+        """Return why the profile's training text is too short for a distillation, or None."""
+        text = self.definitions.training_texts.get(self.profile.training_text or "")
+        wanted = self.distillation(distillation).windows
+        if text is None or wanted is None or text.available is None or wanted <= text.available:
+            return None
+        return f"asks for {wanted} windows of training text, of which there are {text.available}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -602,11 +627,12 @@ def _check_training_text(config: Config) -> None:
     """
     source, profile, definitions = config.source, config.profile, config.definitions
     where = f"{source}: training_text"
+    # A row that says what it lacks may lack text as well.
     shown = {
-        query.recovery: table
+        row.recovery: table
         for table, definition in reversed(config.tables.items())
-        for query in definition.variants()
-        if query is not None
+        for row in definition.rows
+        if row.query in definition.variants() and row.selection and row.missing is None
     }
     trained = {
         name: (table, entry.distillation)
@@ -636,15 +662,12 @@ def _check_training_text(config: Config) -> None:
             "window_length or the corpora's `length` so that they agree"
         )
     _check_text_is_not_scored(config, f"{where}: {profile.training_text}", text)
-    counts = [part.windows for part in text.fit]
-    available = sum(filter(None, counts))
     for name, (table, distillation) in trained.items():
-        windows = config.distillation(distillation).windows or 0
-        if None not in counts and windows > available:
+        lacking = config.lacking_text(distillation)
+        if lacking is not None:
             raise LpstepsError(
-                f"{where}: {profile.training_text}: {available} windows to train on, but {table} "
-                f"shows recovery '{name}', whose distillation '{distillation}' asks for {windows}; "
-                "ask for fewer or name a longer text"
+                f"{where}: {profile.training_text}: {table} shows recovery '{name}', whose "
+                f"distillation '{distillation}' {lacking}; ask for fewer or name a longer text"
             )
 
 

@@ -151,9 +151,8 @@ def _variants_of(
             if width_unsuited(config, model, query.selection, n) is None:
                 yield Variant(model, calibration, n=n, width=query.selection)
     if query.selection in defined.selections and query.recovery in defined.recoveries:
-        method, _ = _recovery_method(config, query.recovery)
         for n in counts:
-            if methods.unsuited(method, n) is None:
+            if recovery_unsuited(config, query.recovery, n) is None:
                 yield Variant(model, calibration, query.selection, n, query.recovery)
 
 
@@ -174,6 +173,17 @@ def _recovery_method(config: Config, recovery: str) -> tuple[ModuleType, BaseMod
     entry = _with_method(config, recovery)
     method = methods.recovery_method(entry.method)
     return method, method.Params(**entry.params)
+
+
+def recovery_unsuited(config: Config, recovery: str, n: int) -> str | None:
+    """Return why a recovery cannot repair a cut of n layers in this profile, or None."""
+    entry = config.definitions.recoveries[recovery]
+    if isinstance(entry, DistilledRecovery):
+        lacking = config.lacking_text(entry.distillation)
+        if lacking is not None:
+            return lacking
+    method, _ = _recovery_method(config, recovery)
+    return methods.unsuited(method, n)
 
 
 def selection_counts(config: Config, model: str, calibration: str, selection: str) -> list[int]:
@@ -776,9 +786,10 @@ def measure_overheads_spec(config: Config) -> dict[str, Any]:
     profile = config.profile
     tokens = None
     if profile.training_text is not None:
-        counts = [source.windows for source in training_text(config).fit]
-        if None not in counts:
-            tokens = sum(filter(None, counts)) * training_length(config)
+        text = training_text(config)
+        windows = text.windows or text.available
+        if windows is not None:
+            tokens = windows * training_length(config)
     return {
         **profile.overheads.model_dump(mode="json"),
         "length": profile.overheads.length or profile.window_length,
@@ -911,7 +922,7 @@ def recovery_facts(config: Config, calibration: str, recovery: str) -> dict[str,
         tokens, training = _text_of_method(config, calibration, method, params)
     rows = config.profile.tables.values()
     levels = {n for row in rows for counts in row.values() for n in counts}
-    reasons = {str(n): methods.unsuited(method, n) for n in sorted(levels)}
+    reasons = {str(n): recovery_unsuited(config, recovery, n) for n in sorted(levels)}
     return {
         "title": entry.title,
         "calibration_tokens": tokens,
@@ -950,8 +961,7 @@ def _distillation_facts(config: Config, entry: DistilledRecovery) -> dict[str, A
     settings = config.distillation(entry.distillation)
     windows = settings.windows
     if windows is None:
-        listed = [source.windows for source in training_text(config).fit]
-        windows = None if None in listed else sum(filter(None, listed))
+        windows = training_text(config).available
     return {
         **settings.model_dump(
             mode="json", include={"objective", "top_k", "tail", "parametrisation", "epochs"}

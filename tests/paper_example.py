@@ -11,9 +11,9 @@ from report_example import ROOT
 from lpsteps import workflow as jobs
 from lpsteps.config import Config, load_config, read_yaml
 from lpsteps.plan import Plan
-from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import read_table
 from lpsteps.report.evidence import Evidence, Score, Sourced, parse_build_spec
+from lpsteps.report.payload import build_payload
 from lpsteps.report.published import read_published
 
 MODELS, DOCUMENTS, WINDOWS = 6, 40, 10

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from lpsteps.report.axes import Axes
 from lpsteps.report.curves import MOST_POINTS, SMOOTHED_SHARE
-from lpsteps.report.drawing import DASHES, MARKS, WIDTH, rule, sample, scale, svg, text, ticks
+from lpsteps.report.drawing import DASHES, direction, domain, mark, path, sample, svg, ticks
 from lpsteps.report.formats import format_count, format_value
 
-_HEIGHT = 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 44
-
 Line = Mapping[str, Any]
-Points = Sequence[tuple[float, float]]
 
 HEADS = ("Tokens", "KL before", "KL at best", "Tokens at best", "KL at the end", "Training record")
 
@@ -104,14 +101,16 @@ def _caption(lines: Sequence[Line], divergences: Sequence[Line]) -> str:
 
 
 def _fit(name: str, lines: Sequence[Line], end: int) -> str:
-    axes = _Axes(end, [value for line in lines for point in line["fit"] for value in point[1:]])
-    body = axes.frame()
+    axes = _TokenAxes(
+        end, [value for line in lines for point in line["fit"] for value in point[1:]]
+    )
+    body = axes.axes.labels()
     for line in lines:
-        raw = _path("raw", axes.places([(tokens, loss) for tokens, loss, _ in line["fit"]]), "none")
-        mean = _path(
+        raw = path("raw", "none", axes.places([point[:2] for point in line["fit"]]))
+        mean = path(
             "path",
-            axes.places([(tokens, mean) for tokens, _, mean in line["fit"]]),
             DASHES[line["style"]],
+            axes.places([(point[0], point[2]) for point in line["fit"]]),
         )
         body.append(f'<g class="series-{line["style"]}">{raw}{mean}</g>')
     described = "; ".join(
@@ -119,22 +118,21 @@ def _fit(name: str, lines: Sequence[Line], end: int) -> str:
         f"{format_kl(line['fit'][-1][2])} at the end"
         for line in lines
     )
-    return svg(name, "Fit loss", axes.note, described, _HEIGHT, body)
+    return svg(name, "Fit loss", axes.note, described, axes.axes.height, body)
 
 
 def _heldout(name: str, lines: Sequence[Line], end: int) -> str:
-    axes = _Axes(end, [value for line in lines for _, value in line["heldout"]])
-    body = axes.frame()
+    axes = _TokenAxes(end, [value for line in lines for _, value in line["heldout"]])
+    body = axes.axes.labels()
     for line in lines:
         places = axes.places(line["heldout"])
-        parts = [_path("path", places, DASHES[line["style"]])]
+        parts = [path("path", DASHES[line["style"]], places)]
         for (tokens, value), (x, y) in zip(line["heldout"], places, strict=True):
             kept = [tokens, value] == line["kept"]
             hint = f"{line['label']}, after {format_count(tokens)} tokens: {format_kl(value)}"
             parts.append(
                 f"<g><title>{escape(hint)}{', kept' if kept else ''}</title>"
-                f'<path class="mark{"" if kept else " passed"}" d="{MARKS[line["style"]]}" '
-                f'transform="translate({x:.1f} {y:.1f}) scale(4.2)"/></g>'
+                f"{mark(line['style'], x, y, 'mark' if kept else 'mark passed')}</g>"
             )
         body.append(f'<g class="series-{line["style"]}">{"".join(parts)}</g>')
     described = "; ".join(
@@ -143,37 +141,13 @@ def _heldout(name: str, lines: Sequence[Line], end: int) -> str:
         f"{format_kl(line['after'][1])} at the end"
         for line in lines
     )
-    return svg(name, "Held-out divergence", axes.note, described, _HEIGHT, body)
+    return svg(name, "Held-out divergence", axes.note, described, axes.axes.height, body)
 
 
-class _Axes:
+class _TokenAxes:
     """Axes for some values against tokens; logarithmic unless a value is not positive."""
 
     def __init__(self, end: int, values: Sequence[float]) -> None:
-        self.log = min(values) > 0
-        room = 0.05 * (max(values) - min(values)) or 1.0
-        self.low = min(values) / 1.05 if self.log else min(values) - room
-        self.high = max(values) * 1.05 if self.log else max(values) + room
-        self.end = end
-        self.vertical = scale(self.log, self.low, self.high, _HEIGHT - _BOTTOM, _TOP)
-        self.horizontal = scale(False, 0, end, _LEFT + 8, WIDTH - _RIGHT - 8)
-
-    @property
-    def note(self) -> str:
-        """How to read the vertical axis."""
-        return f"nats, {'log scale, ' if self.log else ''}lower is better"
-
-    def places(self, points: Sequence[Sequence[float]]) -> Points:
-        """Return where points of tokens and value stand."""
-        return [(self.horizontal(tokens), self.vertical(value)) for tokens, value in points]
-
-    def frame(self) -> list[str]:
-        """Return grid, labels and the title of the horizontal axis."""
-        body = []
-        for tick in ticks(self.log, self.low, self.high):
-            y = self.vertical(tick)
-            body.append(rule("grid", _LEFT, y, WIDTH - _RIGHT, y))
-            body.append(text("tick", _LEFT - 6, y + 4, f"{tick:g}", "end"))
         factor, unit = next(
             (factor, unit)
             for factor, unit in (
@@ -181,16 +155,19 @@ class _Axes:
                 (1000, "thousand tokens"),
                 (1, "tokens"),
             )
-            if self.end >= factor
+            if end >= factor
         )
-        for tick in ticks(False, 0, self.end / factor):
-            x = self.horizontal(tick * factor)
-            body.append(text("tick", x, _HEIGHT - _BOTTOM + 17, f"{tick:g}", "middle"))
-        middle = (_LEFT + WIDTH - _RIGHT) / 2
-        body.append(text("axis", middle, _HEIGHT - 6, f"Read, {unit}", "middle"))
-        return body
+        log = min(values) > 0
+        self.note = f"nats, {direction(log, higher_is_better=False)}"
+        self.axes = Axes(
+            x=(0, end),
+            y=domain(log, values),
+            x_title=f"Read, {unit}",
+            x_ticks=[(tick * factor, f"{tick:g}") for tick in ticks(False, 0, end / factor)],
+            log=log,
+            inset=8,
+        )
 
-
-def _path(kind: str, places: Points, dash: str) -> str:
-    corners = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    return f'<path class="{kind}" stroke-dasharray="{dash}" d="M{corners}"/>'
+    def places(self, points: Iterable[Sequence[float]]) -> list[tuple[float, float]]:
+        """Return where points of tokens and value stand."""
+        return [self.axes.place(tokens, value) for tokens, value in points]

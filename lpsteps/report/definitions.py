@@ -233,7 +233,8 @@ class Row(BaseModel):
         recovery: Name in the methods config.
         calibration: Name in the data config of the text on which layers are chosen and repaired;
             None for the profile's.
-        missing: What to say where the config lacks the selection, the recovery or the calibration.
+        missing: What to say where the config lacks the selection, the recovery or the calibration;
+            such a row may also ask for more training text than the profile has.
         group: Heading above neighbouring rows that share it; empty for none.
         overhead: Operation or way to store targets that a row of costs is about.
         printed_tokens: Tokens on which the paper trains the row, in one pass, where it says so. A

@@ -7,7 +7,7 @@ in light and dark.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from html import escape
 
 WIDTH = 360
@@ -68,6 +68,45 @@ def text(kind: str, x: float, y: float, content: str, anchor: str) -> str:
     """Return a text of class ``kind``; ``anchor`` says which part of it stands at ``x``."""
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text class="{kind}" {place}>{escape(content)}</text>'
+
+
+def path(kind: str, dash: str, corners: Iterable[tuple[float, float] | None]) -> str:
+    """Return a line of class ``kind`` through some places; None interrupts it."""
+    steps, pen = [], "M"
+    for corner in corners:
+        if corner is not None:
+            steps.append(f"{pen}{corner[0]:.1f} {corner[1]:.1f}")
+        pen = "M" if corner is None else "L"
+    return f'<path class="{kind}" stroke-dasharray="{dash}" d="{"".join(steps)}"/>'
+
+
+def mark(style: int, x: float, y: float, look: str = "mark") -> str:
+    """Return the mark of a line at a place."""
+    return (
+        f'<path class="{look}" transform="translate({x:.1f} {y:.1f}) scale(4.2)" '
+        f'd="{MARKS[style]}"/>'
+    )
+
+
+def cell_mark(cell: str, hint: str, style: int, x: float, y: float, look: str = "mark") -> str:
+    """Return the mark of a line that stands for a cell, with its number as a hint."""
+    return (
+        f'<g data-cell="{escape(cell)}"><title>{escape(hint)}</title>{mark(style, x, y, look)}</g>'
+    )
+
+
+def direction(log: bool, higher_is_better: bool) -> str:
+    """Return how to read a vertical axis."""
+    return f"{'log scale, ' if log else ''}{'higher' if higher_is_better else 'lower'} is better"
+
+
+def domain(log: bool, values: Collection[float], factor: float = 1.05) -> tuple[float, float]:
+    """Return the ends of an axis: the values and some room, on a log axis a factor."""
+    low, high = min(values), max(values)
+    if log:
+        return low / factor, high * factor
+    room = 0.05 * (high - low) or 1.0
+    return low - room, high + room
 
 
 def scale(log: bool, low: float, high: float, start: float, end: float) -> Callable[[float], float]:

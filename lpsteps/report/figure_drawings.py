@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from lpsteps.report.drawing import DASHES, WIDTH, rule, sample, scale, svg, text, ticks
+from lpsteps.report.axes import BOTTOM, LEFT, RIGHT, TOP, Axes
+from lpsteps.report.drawing import DASHES, WIDTH, path, rule, sample, svg, text, ticks
 from lpsteps.report.formats import format_count
 
 _HEIGHT = 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 44
 _KEY = 24
 HEAT_CLASSES = 8
 
@@ -126,7 +126,8 @@ def _channel_magnitudes(name: str, panel: Panel) -> _Drawn:
         for column, value in enumerate(row)
     ]
     channels = data["bins"][-1][1]
-    axes = _Axes(
+    axes = Axes(
+        height=_HEIGHT,
         x=(0, len(data["bins"])),
         y=(0, len(data["heat"])),
         x_title=f"Channel, of {channels}",
@@ -154,7 +155,7 @@ def _channel_magnitudes(name: str, panel: Panel) -> _Drawn:
             *_cells(axes, heat, _classes(True, low, high)),
             *axes.labels(),
             *(
-                rule("edge", _LEFT, axes.vertical(y), WIDTH - _RIGHT, axes.vertical(y))
+                rule("edge", LEFT, axes.vertical(y), WIDTH - RIGHT, axes.vertical(y))
                 for y in (start, end + 1)
             ),
             *_heat_key(low, high),
@@ -162,7 +163,8 @@ def _channel_magnitudes(name: str, panel: Panel) -> _Drawn:
     )
     ends = data["ends"]
     low, high = _positive([*ends["before"], *ends["behind"]])
-    log = _Axes(
+    log = Axes(
+        height=_HEIGHT,
         x=(0, len(ends["channels"]) - 1 or 1),
         y=(low / 1.2, high * 1.2),
         x_title="Channels, the largest in front of the cut first",
@@ -210,7 +212,8 @@ def _layer_magnitudes(name: str, panel: Panel) -> _Drawn:
     data = panel["data"]
     start, end = panel["windows"][0]
     low, high = _positive([*data["mean"], *data["largest"]])
-    axes = _Axes(
+    axes = Axes(
+        height=_HEIGHT,
         x=(-0.5, panel["n_layers"] - 0.5),
         y=(low / 1.3, high * 1.3),
         x_title="Layer",
@@ -223,8 +226,8 @@ def _layer_magnitudes(name: str, panel: Panel) -> _Drawn:
     )
     left, right = axes.horizontal(start - 0.5), axes.horizontal(end - 0.5)
     removed = (
-        f'<rect class="removed" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
-        f'height="{_HEIGHT - _BOTTOM - _TOP}">'
+        f'<rect class="removed" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" '
+        f'height="{_HEIGHT - BOTTOM - TOP}">'
         f"<title>Removed: {_window((start, end))}</title></rect>"
     )
     peak = max(range(len(data["largest"])), key=data["largest"].__getitem__)
@@ -267,7 +270,8 @@ def _cosine_map(name: str, panel: Panel) -> _Drawn:
     cells = [(n, start, value) for start, row in enumerate(rows) for n, value in enumerate(row, 1)]
     n_layers = panel["n_layers"]
     low, high = min(value for *_, value in cells), max(value for *_, value in cells)
-    axes = _Axes(
+    axes = Axes(
+        height=_HEIGHT,
         x=(0, n_layers),
         y=(1, n_layers + 1),
         x_title="First layer of the window",
@@ -330,7 +334,7 @@ def _token_scales(name: str, panel: Panel) -> _Drawn:
     bases = data["bases"]
     low = min(found["edges"][0] for found in bases.values())
     high = max(found["edges"][-1] for found in bases.values())
-    axes = _Axes(x=(0, len(bases)), y=(low, high), x_title="", x_ticks=[], log=True)
+    axes = Axes(x=(0, len(bases)), y=(low, high), x_title="", x_ticks=[], log=True, height=_HEIGHT)
     tallest = max(max(found["counts"]) / found["count"] for found in bases.values())
     # Raw channels first, as in the paper.
     ordered = sorted(bases.items(), key=lambda entry: entry[0] != "identity")
@@ -347,8 +351,8 @@ def _token_scales(name: str, panel: Panel) -> _Drawn:
             f'<path class="violin" d="{outline}"/>'
             f"{rule('bar', middle, quartiles[0], middle, quartiles[1])}"
             f'<circle class="mark" cx="{middle:.1f}" cy="{median:.1f}" r="3"/>'
-            f"{text('label', middle, _HEIGHT - _BOTTOM + 17, _BASES[basis], 'middle')}"
-            f"{text('axis', middle, _HEIGHT - _BOTTOM + 33, hint.partition(': ')[2], 'middle')}</g>"
+            f"{text('label', middle, _HEIGHT - BOTTOM + 17, _BASES[basis], 'middle')}"
+            f"{text('axis', middle, _HEIGHT - BOTTOM + 33, hint.partition(': ')[2], 'middle')}</g>"
         )
     described = "; ".join(
         f"{_BASES[basis]}: median {found['quantiles'][2]:g}, 90 % between "
@@ -404,7 +408,7 @@ def _token_scales(name: str, panel: Panel) -> _Drawn:
     return _Drawn((picture,), caption, heads, tuple(rows))
 
 
-def _outline(axes: _Axes, found: Mapping[str, Any], middle: float, reach: float) -> str:
+def _outline(axes: Axes, found: Mapping[str, Any], middle: float, reach: float) -> str:
     """Return the outline of a violin: the share of each bin to both sides, bottom to top and back.
 
     A bin stands at its middle, its ends close at the axis.
@@ -443,51 +447,10 @@ _DRAW: dict[str, Callable[[str, Panel], _Drawn]] = {
 }
 
 
-class _Axes:
-    """The frame of a picture: where values stand, and the labels around it."""
-
-    def __init__(
-        self,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        x_title: str,
-        x_ticks: Sequence[tuple[float, str]] | None = None,
-        y_ticks: Sequence[tuple[float, str]] | None = None,
-        log: bool = False,
-    ) -> None:
-        """Without ticks, those of the axis are taken; a vertical axis of cells has no grid."""
-        self.horizontal = scale(False, *x, _LEFT, WIDTH - _RIGHT)
-        self.vertical = scale(log, *y, _HEIGHT - _BOTTOM, _TOP)
-        self._x_title = x_title
-        self._x_ticks = [(t, f"{t:g}") for t in ticks(False, *x)] if x_ticks is None else x_ticks
-        self._grid = y_ticks is None
-        self._y_ticks = [(t, f"{t:g}") for t in ticks(log, *y)] if y_ticks is None else y_ticks
-
-    def labels(self) -> list[str]:
-        """Return grid, labels of both axes and the title of the horizontal one."""
-        body = []
-        for place, label in self._y_ticks:
-            y = self.vertical(place)
-            if self._grid:
-                body.append(rule("grid", _LEFT, y, WIDTH - _RIGHT, y))
-            body.append(text("tick", _LEFT - 6, y + 4, label, "end"))
-        for place, label in self._x_ticks:
-            body.append(
-                text("tick", self.horizontal(place), _HEIGHT - _BOTTOM + 17, label, "middle")
-            )
-        middle = (_LEFT + WIDTH - _RIGHT) / 2
-        if self._x_title:
-            body.append(text("axis", middle, _HEIGHT - 8, self._x_title, "middle"))
-        return body
-
-
-def _line(axes: _Axes, style: int, points: Sequence[tuple[float, float]]) -> str:
+def _line(axes: Axes, style: int, points: Sequence[tuple[float, float]]) -> str:
     """Return a line through the positive values of some points, which lie on a log axis."""
-    corners = "L".join(
-        f"{axes.horizontal(x):.1f} {axes.vertical(value):.1f}" for x, value in points if value > 0
-    )
-    path = f'<path class="path" stroke-dasharray="{DASHES[style]}" d="M{corners}"/>'
-    return f'<g class="series-{style}">{path}</g>'
+    corners = [axes.place(x, value) for x, value in points if value > 0]
+    return f'<g class="series-{style}">{path("path", DASHES[style], corners)}</g>'
 
 
 def _positive(values: Sequence[float]) -> tuple[float, float]:
@@ -510,7 +473,7 @@ def _classes(log: bool, low: float, high: float) -> Callable[[float], int]:
 
 
 def _cells(
-    axes: _Axes, cells: Sequence[tuple[int, int, float]], colour: Callable[[float], int]
+    axes: Axes, cells: Sequence[tuple[int, int, float]], colour: Callable[[float], int]
 ) -> Iterator[str]:
     """Yield one path per colour; neighbours in a row that share it are one rectangle.
 
@@ -539,7 +502,7 @@ def _cells(
 def _heat_key(low: float, high: float) -> Iterator[str]:
     """Yield the colours from the least to the largest value, below the picture."""
     width = 12
-    left = WIDTH - _RIGHT - 60 - HEAT_CLASSES * width
+    left = WIDTH - RIGHT - 60 - HEAT_CLASSES * width
     top = _HEIGHT + _KEY - 16
     yield text("tick", left - 6, top + 9, _three_digits(low), "end")
     for shade in range(HEAT_CLASSES):

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from lpsteps.report.drawing import DASHES, MARKS, WIDTH, rule, sample, scale, svg, text, ticks
+from lpsteps.report.axes import LEFT, RIGHT, TOP, Axes
+from lpsteps.report.drawing import (
+    DASHES,
+    WIDTH,
+    cell_mark,
+    direction,
+    domain,
+    path,
+    rule,
+    sample,
+    scale,
+    svg,
+    text,
+    ticks,
+)
 
-_HEIGHT = 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 44
 _ROW = 38
 
 
@@ -55,6 +66,7 @@ class Picture:
         id: Unique in the page.
         title: What the numbers are.
         lines: One per row that has numbers.
+        wanted: The numbers of removed layers that there could be something to show for, ascending.
         n_layers: Layers of the dense model.
         higher_is_better: Which end of the axis is the good one.
         log: Whether the axis is logarithmic.
@@ -65,6 +77,7 @@ class Picture:
     id: str
     title: str
     lines: tuple[Line, ...]
+    wanted: tuple[int, ...]
     n_layers: int
     higher_is_better: bool
     log: bool = False
@@ -194,6 +207,7 @@ def figure_view(
                 id=f"figure-{table['id']}-{sections[0]['model']}-{panel['y']}",
                 title=panel["title"],
                 lines=tuple(line for line in lines if line.points),
+                wanted=tuple(levels),
                 n_layers=sections[0]["n_layers"],
                 higher_is_better=column["higher_is_better"],
                 log=panel["scale"] == "log",
@@ -281,40 +295,34 @@ def _curves(picture: Picture) -> str:
         for point in line.points
         for bound in (point.value, *(point.bounds or () if line is best else ()))
     ]
-    low, high = _domain(picture, bounds)
-    vertical = scale(picture.log, low, high, _HEIGHT - _BOTTOM, _TOP)
-    levels = picture.levels
-    horizontal = scale(False, levels[0], levels[-1], _LEFT + 14, WIDTH - _RIGHT - 14)
-    body = []
-    for tick in ticks(picture.log, low, high):
-        y = vertical(tick)
-        body.append(rule("grid", _LEFT, y, WIDTH - _RIGHT, y))
-        body.append(text("tick", _LEFT - 6, y + 4, f"{tick:g}{picture.suffix}", "end"))
-    for n in levels:
-        body.append(text("tick", horizontal(n), _HEIGHT - _BOTTOM + 17, str(n), "middle"))
-    axis = f"Layers removed, of {picture.n_layers}"
-    body.append(text("axis", (_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 6, axis, "middle"))
+    levels = picture.wanted
+    axes = Axes(
+        x=(levels[0], levels[-1]),
+        y=_domain(picture, bounds),
+        x_title=f"Layers removed, of {picture.n_layers}",
+        x_ticks=[(n, str(n)) for n in levels],
+        log=picture.log,
+        inset=14,
+        suffix=picture.suffix,
+    )
+    body = axes.labels()
     if picture.dense is not None:
-        y = vertical(picture.dense)
-        body.append(rule("dense", _LEFT, y, WIDTH - _RIGHT, y))
-        body.append(text("tick", WIDTH - _RIGHT, y - 4, "dense", "end"))
+        y = axes.vertical(picture.dense)
+        body.append(rule("dense", LEFT, y, WIDTH - RIGHT, y))
+        body.append(text("tick", WIDTH - RIGHT, y - 4, "dense", "end"))
     for line in sorted(picture.lines, key=lambda line: line is best):
-        corners = [(horizontal(point.n), vertical(point.value)) for point in line.points]
+        corners = {point.n: axes.place(point.n, point.value) for point in line.points}
         # A level without a number interrupts the line.
-        reached = [levels.index(point.n) for point in line.points]
-        path = "".join(
-            f"{'L' if level - 1 in reached else 'M'}{x:.1f} {y:.1f}"
-            for level, (x, y) in zip(reached, corners, strict=True)
-        )
-        marks = [f'<path class="path" stroke-dasharray="{DASHES[line.style]}" d="{path}"/>']
-        for point, (x, y) in zip(line.points, corners, strict=True):
+        marks = [path("path", DASHES[line.style], [corners.get(n) for n in levels])]
+        for point in line.points:
+            x, y = corners[point.n]
             if line is best and point.bounds:
-                ends = [vertical(bound) for bound in point.bounds]
+                ends = [axes.vertical(bound) for bound in point.bounds]
                 marks.append(rule("bar", x, ends[0], x, ends[1]))
             marks.append(_mark(line, point, x, y))
         emphasis = " best" if line is best else ""
         body.append(f'<g class="series-{line.style}{emphasis}">{"".join(marks)}</g>')
-    return _svg(picture, _HEIGHT, body)
+    return _svg(picture, axes.height, body)
 
 
 def _dots(picture: Picture) -> str:
@@ -327,20 +335,20 @@ def _dots(picture: Picture) -> str:
     values += [bound for line in rows for bound in line.points[0].bounds or ()]
     low, high = _domain(picture, values)
     horizontal = scale(picture.log, low, high, 12, WIDTH - 12)
-    bottom = _TOP + 12 + _ROW * len(rows)
+    bottom = TOP + 12 + _ROW * len(rows)
     body = []
     for tick in ticks(picture.log, low, high):
         x = horizontal(tick)
-        body.append(rule("grid", x, _TOP, x, bottom))
+        body.append(rule("grid", x, TOP, x, bottom))
         body.append(text("tick", x, bottom + 16, f"{tick:g}{picture.suffix}", "middle"))
     if picture.dense is not None:
         x = horizontal(picture.dense)
         anchor = "start" if x < WIDTH / 2 else "end"
-        body.append(rule("dense", x, _TOP, x, bottom))
-        body.append(text("tick", x + (4 if anchor == "start" else -4), _TOP + 6, "dense", anchor))
+        body.append(rule("dense", x, TOP, x, bottom))
+        body.append(text("tick", x + (4 if anchor == "start" else -4), TOP + 6, "dense", anchor))
     for number, line in enumerate(rows):
         point = line.points[0]
-        top = _TOP + 12 + _ROW * number
+        top = TOP + 12 + _ROW * number
         x, y = horizontal(point.value), top + 26
         parts = [
             text("label", 0, top + 14, line.label, "start"),
@@ -356,29 +364,21 @@ def _dots(picture: Picture) -> str:
 
 
 def _svg(picture: Picture, height: int, body: Sequence[str]) -> str:
-    direction = "higher" if picture.higher_is_better else "lower"
-    note = f"{'log scale, ' if picture.log else ''}{direction} is better"
     described = "; ".join(
         f"{line.label}: "
         + ", ".join(f"{point.text} with {point.n} layers removed" for point in line.points)
         for line in picture.lines
     )
+    note = direction(picture.log, picture.higher_is_better)
     return svg(picture.id, picture.title, note, described, height, body)
 
 
 def _mark(line: Line, point: Point, x: float, y: float) -> str:
     hint = f"{line.label}, {point.n} layers removed: {point.text}"
-    return (
-        f'<g data-cell="{escape(point.cell)}"><title>{escape(hint)}</title>'
-        f'<path class="mark" transform="translate({x:.1f} {y:.1f}) scale(4.2)" '
-        f'd="{MARKS[line.style]}"/></g>'
-    )
+    return cell_mark(point.cell, hint, line.style, x, y)
 
 
 def _domain(picture: Picture, values: Sequence[float]) -> tuple[float, float]:
     """Return the ends of the axis: the values, the dense model, and some room."""
     shown = [*values, *([picture.dense] if picture.dense is not None else [])]
-    if picture.log:
-        return min(shown) / 1.1, max(shown) * 1.1
-    room = 0.05 * (max(shown) - min(shown)) or 1.0
-    return min(shown) - room, max(shown) + room
+    return domain(picture.log, shown, factor=1.1)

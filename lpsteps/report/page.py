@@ -16,12 +16,12 @@ from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from lpsteps.errors import LpstepsError
-from lpsteps.report.cells import SCHEMA
 from lpsteps.report.curve_figures import CurvesView, curves_view
 from lpsteps.report.figure_drawings import figure_sections
 from lpsteps.report.figures import FigureView, figure_view
 from lpsteps.report.glance import glance_views
 from lpsteps.report.panel_data import column_titles, panel_data
+from lpsteps.report.payload import SCHEMA
 from lpsteps.report.summary import SIGNS, summary_view, table_line
 from lpsteps.report.sweep_figures import sweep_view
 from lpsteps.report.verdicts import RULES

@@ -13,13 +13,16 @@ Two questions are asked of the rows of a column: whether they differ from the be
 the repaired ones differ from the same cut without repair. The p-values of one question, column and
 section are corrected together by Holm's method (Scandinavian Journal of Statistics 6, 1979).
 Nothing is corrected across columns, sections and tables.
+
+Selections often agree on the layers, so that rows are the same model by other names. Such rows are
+one hypothesis, not several: they count once, and none of them is compared with another.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -260,6 +263,7 @@ def compare_column(
     entries: Mapping[str, Entry],
     contenders: Collection[str],
     unrepaired: Mapping[str, str],
+    twins: Mapping[str, str],
     higher_is_better: bool,
 ) -> tuple[dict[str, Finding], dict[str, Finding]]:
     """Compare the rows of a column with the best one and with those without repair.
@@ -268,38 +272,49 @@ def compare_column(
         entries: What stands behind the number of each row that has one, in display order.
         contenders: Rows that may be the best and are compared with it.
         unrepaired: Per repaired row, the row with the same cut and no repair.
+        twins: Per row that is the same model as one above, the first such row.
         higher_is_better: Which end is the best; of equal numbers it is the first row.
 
     Returns:
         By row, the findings beside the best row, and beside the row without repair. Each set is
-        corrected for its size.
+        corrected for its size, in which rows with the same samples of the same model count once.
     """
     taking_part = {name: entry for name, entry in entries.items() if name in contenders}
     best: dict[str, Finding] = {}
     if taking_part:
         sign = 1 if higher_is_better else -1
         winner = max(taking_part, key=lambda name: sign * taking_part[name].value)
-        best = _corrected({name: (entry, winner) for name, entry in taking_part.items()}, entries)
+        pairs = {name: (entry, winner) for name, entry in taking_part.items()}
+        best = _corrected(pairs, entries, twins)
     cuts = {
         name: (entry, unrepaired[name])
         for name, entry in entries.items()
         if unrepaired.get(name) in entries
     }
-    return best, _corrected(cuts, entries)
+    return best, _corrected(cuts, entries, twins)
 
 
 def _corrected(
-    pairs: Mapping[str, tuple[Entry, str]], entries: Mapping[str, Entry]
+    pairs: Mapping[str, tuple[Entry, str]], entries: Mapping[str, Entry], twins: Mapping[str, str]
 ) -> dict[str, Finding]:
-    findings = {
-        name: finding
-        for name, (entry, other) in pairs.items()
-        if name != other and (finding := compare(entry, entries[other], other)) is not None
+    """Compare pairs of rows and correct for their number; twins share one comparison."""
+    # With the samples, in case that a program did not repeat itself.
+    models = {
+        name: (twins.get(name, name), tuple(score.samples for score in entry.scores))
+        for name, entry in entries.items()
     }
-    adjusted = holm([finding.p for finding in findings.values()])
+    different = {name: pair for name, pair in pairs.items() if models[name] != models[pair[1]]}
+    findings: dict[Hashable, Finding] = {}
+    for name, (entry, other) in different.items():
+        if models[name] not in findings:
+            finding = compare(entry, entries[other], other)
+            if finding is not None:
+                findings[models[name]] = finding
+    adjusted = dict(zip(findings, holm([finding.p for finding in findings.values()]), strict=True))
     return {
-        name: replace(finding, adjusted=p, family=len(findings))
-        for (name, finding), p in zip(findings.items(), adjusted, strict=True)
+        name: replace(findings[model], adjusted=adjusted[model], family=len(findings))
+        for name in different
+        if (model := models[name]) in findings
     }
 
 

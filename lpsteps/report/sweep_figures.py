@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from lpsteps.report.drawing import DASHES, MARKS, WIDTH, rule, sample, scale, svg, text, ticks
+from lpsteps.report.axes import Axes
+from lpsteps.report.drawing import DASHES, MARKS, cell_mark, direction, domain, path, sample, svg
 from lpsteps.report.figures import FigureView, LegendEntry
-
-_HEIGHT = 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 44
 
 Cell = Mapping[str, Any]
 Points = Sequence[tuple[float, Cell]]
@@ -108,42 +105,30 @@ def _draw(
     higher_is_better: bool,
 ) -> str:
     log = panel["scale"] == "log"
-    values = [cell["value"] for points in drawn.values() for _, cell in points]
-    room = 0.05 * (max(values) - min(values)) or 1.0
-    low = min(values) / 1.05 if log else min(values) - room
-    high = max(values) * 1.05 if log else max(values) + room
-    vertical = scale(log, low, high, _HEIGHT - _BOTTOM, _TOP)
     title, places = axis["title"], sorted(axis["of"].values())
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    horizontal = scale(False, places[0], places[-1], _LEFT + 14, WIDTH - _RIGHT - 14)
-    body = []
-    for tick in ticks(log, low, high):
-        y = vertical(tick)
-        body.append(rule("grid", _LEFT, y, WIDTH - _RIGHT, y))
-        body.append(text("tick", _LEFT - 6, y + 4, f"{tick:g}", "end"))
-    for x in places:
-        body.append(text("tick", horizontal(x), _HEIGHT - _BOTTOM + 17, f"{x:g}", "middle"))
-    body.append(text("axis", middle, _HEIGHT - 6, title, "middle"))
+    axes = Axes(
+        x=(places[0], places[-1]),
+        y=domain(log, [cell["value"] for points in drawn.values() for _, cell in points]),
+        x_title=title,
+        x_ticks=[(x, f"{x:g}") for x in places],
+        log=log,
+        inset=14,
+    )
+    body = axes.labels()
     for n, points in drawn.items():
         style = styles[n] % len(MARKS)
-        corners = [(horizontal(x), vertical(cell["value"])) for x, cell in points]
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
-        parts = [f'<path class="path" stroke-dasharray="{DASHES[style]}" d="M{path}"/>']
+        corners = {x: axes.place(x, cell["value"]) for x, cell in points}
+        # A row without a number interrupts the line.
+        parts = [path("path", DASHES[style], [corners.get(x) for x in places])]
         best = _best(points, higher_is_better)
-        for point, (left, top) in zip(points, corners, strict=True):
+        for point in points:
             x, cell = point
             hint = f"{title} {x:g}, {n} layers removed: {cell['text']}"
             look = "mark" if point is best else "mark passed"
-            parts.append(
-                f'<g data-cell="{escape(cell["id"])}"><title>{escape(hint)}</title>'
-                f'<path class="{look}" transform="translate({left:.1f} {top:.1f}) scale(4.2)" '
-                f'd="{MARKS[style]}"/></g>'
-            )
+            parts.append(cell_mark(cell["id"], hint, style, *corners[x], look))
         body.append(f'<g class="series-{style}">{"".join(parts)}</g>')
-    direction = "higher" if higher_is_better else "lower"
-    note = f"{'log scale, ' if log else ''}{direction} is better"
     described = "; ".join(
         f"{n} layers removed: " + ", ".join(f"{cell['text']} at {x:g}" for x, cell in points)
         for n, points in drawn.items()
     )
-    return svg(name, panel["title"], note, described, _HEIGHT, body)
+    return svg(name, panel["title"], direction(log, higher_is_better), described, axes.height, body)

@@ -9,13 +9,13 @@ from typing import Any
 from lpsteps.artifacts import sha256_file
 from lpsteps.errors import LpstepsError
 from lpsteps.provenance import Lineage
-from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import read_table
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
 from lpsteps.report.figure_data import build_figures
 from lpsteps.report.figure_definitions import read_figure
 from lpsteps.report.lineage import artifact_graph
 from lpsteps.report.origin import measured_with
+from lpsteps.report.payload import build_payload
 from lpsteps.report.published import read_published
 
 

@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
+    # `@FILE` stands for the lines of a file: for large profiles a command line is too short.
+    parser.fromfile_prefix_chars = "@"
     parser.add_argument(
         "--inputs",
         type=Path,

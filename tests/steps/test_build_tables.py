@@ -7,7 +7,7 @@ import pytest
 import report_example as example
 
 from lpsteps.artifacts import read_json, sha256_file
-from lpsteps.report.cells import SCHEMA
+from lpsteps.report.payload import SCHEMA
 from lpsteps.steps.build_tables import main
 
 LEVELS = {example.SMALL: [3]}
@@ -44,6 +44,22 @@ def test_outputs_records_and_identical_second_run(arguments: list[str]) -> None:
 
 def test_the_spec_may_be_a_python_literal(arguments: list[str]) -> None:
     assert main([*arguments, "--spec", repr(SPEC)]) == 0
+
+
+def test_arguments_may_stand_in_a_file(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("arguments.txt").write_text("\n".join([*arguments, "--spec", json.dumps(SPEC)]))
+    assert main([*arguments, "--spec", json.dumps(SPEC)]) == 0
+    first = {name: Path(name).read_bytes() for name in OUTPUTS}
+    assert main(["@arguments.txt", "--log", "log.txt"]) == 0
+    assert {name: Path(name).read_bytes() for name in OUTPUTS} == first
+    record = read_json(Path("out/tables.json.record.json"))
+    assert record["command"][-3:] == ["@arguments.txt", "--log", "log.txt"]
+    assert record["spec"] == SPEC
+    with pytest.raises(SystemExit):
+        main(["@elsewhere.txt"])
+    assert "No such file or directory: 'elsewhere.txt'" in capsys.readouterr().err
 
 
 def test_a_value_is_found_at_its_pointer(arguments: list[str]) -> None:

@@ -152,7 +152,14 @@ def test_the_paper_profile_has_the_papers_settings() -> None:
     corpus = config.definitions.corpora[calibration.corpus]
     assert (calibration.windows, corpus.dataset) == (128, "wikitext2-train")
     assert jobs.training_length(config) == config.profile.window_length == 2048
-    assert jobs.training_text(config).fit[0].windows == 5000
+    assert jobs.training_text(config).available == 7500
+    read = {
+        name: jobs.distill_spec(config, name)["settings"]["windows"]
+        for name in jobs.distilled_recoveries(config)
+    }
+    table11 = {name: n for name, n in read.items() if "samples" in name}
+    assert table11 == {f"linearpatch+ft-samples-{n}": n for n in (32, 64, 2500, 7500)}
+    assert {n for name, n in read.items() if name not in table11} == {5000}
     costs = jobs.measure_overheads_spec(config)
     assert (costs["batch"], costs["length"], costs["repetitions"]) == (16, 2048, 1000)
     assert all(

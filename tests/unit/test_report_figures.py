@@ -41,6 +41,7 @@ SHARE = Picture(
         line(1, {3: 70.0, 5: 60.0, 7: 50.0}, 5.0),
         line(2, {3: 90.0, 5: 55.0, 7: 40.0}, 5.0),
     ),
+    wanted=(3, 5, 7),
     n_layers=30,
     higher_is_better=True,
     suffix=" %",
@@ -49,6 +50,7 @@ SHARE = Picture(
 PERPLEXITY = replace(
     SHARE,
     lines=(line(0, {3: 40.0, 5: 400.0}), line(1, {3: 30.0, 5: 90.0})),
+    wanted=(3, 5),
     higher_is_better=False,
     log=True,
     suffix="",
@@ -235,6 +237,7 @@ def test_a_small_picture_to_the_letter() -> None:
         id="f",
         title="T",
         lines=(Line("A", 0, (Point(1, 1.0, "1", "c1"), Point(2, 3.0, "3", "c2"))),),
+        wanted=(1, 2),
         n_layers=4,
         higher_is_better=True,
     )
@@ -358,6 +361,15 @@ def test_levels_that_only_the_paper_prints_are_not_drawn() -> None:
     expected = figure_view(table, sections, cells)
     assert figure_view(table, [sections[0], printed, sections[1]], cells) == expected
     assert figure_view(table, [printed, *sections], cells) == expected
+
+
+def test_a_level_that_no_row_has_a_number_at_interrupts_all_lines() -> None:
+    levels = {3: 30.0, 5: None, 7: 70.0, 9: 90.0}
+    values = {n: {"cut": value, "mend": value} for n, value in levels.items()}
+    drawing, _ = figure_view(*a_table(values, intervals=False)).drawings
+    paths = re.findall(r'class="path" stroke-dasharray="[^"]*" d="([^"]*)"', drawing)
+    assert [(path.count("M"), path.count("L")) for path in paths] == [(2, 1), (2, 1)]
+    assert ">5</text>" in drawing
 
 
 def test_a_figure_without_numbers_says_so() -> None:

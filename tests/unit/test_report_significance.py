@@ -20,9 +20,9 @@ from report_example import SMALL, variant_folder
 
 from lpsteps.artifacts import write_json
 from lpsteps.report.bootstrap import draws
-from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import TableDefinition, load_table
 from lpsteps.report.evidence import Score, gather_evidence, parse_build_spec
+from lpsteps.report.payload import build_payload
 from lpsteps.report.significance import (
     FEWEST_WINDOWS,
     Entry,
@@ -246,7 +246,7 @@ def test_a_column_has_one_best_and_two_families() -> None:
         "larger": entry(score([1] * 40)),
     }
     best, repair = compare_column(
-        rows, ["bare", "good", "also"], {"good": "bare", "larger": "bare", "x": "bare"}, True
+        rows, ["bare", "good", "also"], {"good": "bare", "larger": "bare", "x": "bare"}, {}, True
     )
     assert {name: found.other for name, found in best.items()} == {"bare": "good", "also": "good"}
     assert best["bare"].p == pytest.approx(2 / 2**20)
@@ -254,9 +254,38 @@ def test_a_column_has_one_best_and_two_families() -> None:
     assert best["bare"].told_apart and not best["also"].told_apart
     assert {found.family for found in best.values()} == {2}
     assert set(repair) == {"good", "larger"} and repair["larger"].difference == 75
-    lowest, _ = compare_column(rows, list(rows), {}, False)
+    lowest, _ = compare_column(rows, list(rows), {}, {}, False)
     assert {found.other for found in lowest.values()} == {"bare"}
-    assert compare_column({}, [], {}, True) == ({}, {})
+    assert compare_column({}, [], {}, {}, True) == ({}, {})
+
+
+def test_rows_of_one_model_count_once() -> None:
+    """Two selections that agree on the layers give one hypothesis, not two."""
+    bare, good = [1] * 10 + [0] * 30, [1] * 30 + [0] * 10
+    rows = {
+        "bare": entry(score(bare)),
+        "bare too": entry(score(bare)),
+        "good": entry(score(good)),
+        "good too": entry(score(good)),
+        "other": entry(score([1] * 20 + [0] * 20)),
+    }
+    unrepaired = {"good": "bare", "good too": "bare", "other": "bare"}
+    twins = {"bare too": "bare", "good too": "good"}
+    best, repair = compare_column(rows, list(rows), unrepaired, twins, True)
+    assert list(best) == ["bare", "bare too", "other"]
+    assert {found.family for found in best.values()} == {2}
+    assert best["bare"] == best["bare too"]
+    assert best["bare"].adjusted == pytest.approx(2 * 2 / 2**20)
+    assert list(repair) == ["good", "good too", "other"]
+    assert {found.family for found in repair.values()} == {2}
+    assert repair["good"] == repair["good too"]
+    # By other names alone they would be taken for models of their own.
+    strangers, _ = compare_column(rows, list(rows), unrepaired, {}, True)
+    assert {found.family for found in strangers.values()} == {4} and "good too" in strangers
+    # Equal by configuration, but scored differently: then they are not the same.
+    rows["good too"] = entry(score([1] * 29 + [0] * 11))
+    unequal, _ = compare_column(rows, list(rows), unrepaired, twins, True)
+    assert {found.family for found in unequal.values()} == {3} and "good too" in unequal
 
 
 def test_a_finding_in_words() -> None:

@@ -120,6 +120,19 @@ def test_a_single_point_is_drawn() -> None:
     ET.fromstring(drawing)
 
 
+def test_a_row_without_a_number_interrupts_the_line() -> None:
+    values: dict[int, dict[str, float | None]] = {
+        5: {"low": 40.0, "one": None, "high": 80.0},
+        3: dict.fromkeys(ALPHAS, 12.0),
+    }
+    [drawing] = a_view(values).drawings
+    whole, broken = re.findall(r'class="path" stroke-dasharray="[^"]*" d="([^"]*)"', drawing)
+    assert (whole.count("M"), whole.count("L")) == (1, 2)
+    assert (broken.count("M"), broken.count("L")) == (2, 0)
+    assert drawing.count("data-cell") == 5
+    assert "5 layers removed: 40 at 0.5, 80 at 2" in drawing
+
+
 def a_definition(figure: dict[str, Any]) -> TableDefinition:
     rows = [{"id": name, "label": name, "selection": "s", "recovery": name} for name in ALPHAS]
     content = {

@@ -14,9 +14,9 @@ from report_example import ROOT, SMALL
 from lpsteps.artifacts import read_json, write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.patches import tensors_beside
-from lpsteps.report.cells import build_payload
 from lpsteps.report.definitions import TableDefinition
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
+from lpsteps.report.payload import build_payload
 from lpsteps.width_pruning import LayerWidth, TensorShapes, WidthPruning, write_width
 
 FOLDER = Path(f"results/{SMALL}/calibration/wikipedia/width/llm-pruner/n5")

@@ -322,6 +322,23 @@ def test_a_distilled_repair_is_unsuited_where_its_start_is(tmp_path: Path) -> No
     assert list(jobs.recovery_facts(config, "wikipedia", "linearpatch+ft")["unsuited"]) == ["1"]
 
 
+def test_rows_that_may_lack_text_are_left_out_with_the_reason() -> None:
+    config = load_config(yaml.safe_load(Path("config/full.yaml").read_text()), ["config/full.yaml"])
+    assert "linearpatch+ft-samples-64" in {v.recovery for v in jobs.variants(config)}
+    assert "linearpatch+ft-samples-2500" not in {v.recovery for v in jobs.variants(config)}
+    facts = jobs.recovery_facts(config, "wikipedia", "linearpatch+ft-samples-2500")
+    reason = "asks for 2500 windows of training text, of which there are 128"
+    assert facts["unsuited"]["5"] == reason
+    # Of all that there is, a text may give a part to distillations that state no number.
+    text = jobs.training_text(config).model_copy(update={"windows": 100})
+    config.definitions.training_texts["embedded-128"] = text
+    facts = jobs.recovery_facts(config, "wikipedia", "linearpatch+ft")
+    assert facts["distillation"]["windows"] == 100
+    assert facts["calibration_tokens"] == 100 * 512
+    assert jobs.measure_overheads_spec(config)["tokens"] == 100 * 512
+    assert jobs.distill_spec(config, "linearpatch+ft")["settings"]["windows"] == 100
+
+
 def test_tables_read_the_curve_of_each_training(tmp_path: Path) -> None:
     config = config_that_trains(tmp_path, {})
     inputs = jobs.table_inputs(config)

@@ -331,7 +331,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
             *REPORT,
         ),
     ),
-    "cells of the tables": (code("lpsteps/report/cells.py"), REPORT),
+    "cells of the tables": (code("lpsteps/report/table_builder.py"), REPORT),
     "page": (code("lpsteps/report/page.py"), ("render_report/",)),
     "template": (append("reports/templates/page.html.j2", "<!-- x -->\n"), ("render_report/",)),
     "style sheet": (append("reports/templates/style.css", "/* x */\n"), ("render_report/",)),

@@ -1,17 +1,46 @@
 """Tables, figures and the page."""
 
+import json
+
 TABLES = sorted(CONFIG.profile.tables)
 FIGURES = sorted(CONFIG.profile.figures)
 TABLE_FILES = [f"reports/tables/{table}.csv" for table in TABLES]
 FIGURE_FILES = [f"reports/figures/{figure}.csv" for figure in FIGURES]
+TABLE_INPUTS = {
+    **jobs.table_inputs(CONFIG),
+    "definitions": [f"reports/tables/{table}.yaml" for table in TABLES],
+    "figures": [f"reports/figures/{figure}.yaml" for figure in FIGURES],
+    "published": jobs.published_files(CONFIG),
+}
+
+
+# A command line can hold no more than 128 KiB in one argument, and the shell gets all of it as one,
+# so what grows with the profile goes through a file. It holds what the profile asks for and nothing
+# measured; the records of the tables repeat all of it, which is why it has none itself.
+rule write_arguments:
+    input:
+        template="workflow/templates/build_tables.txt.j2",
+    output:
+        "results/arguments/build_tables.txt",
+    # Nothing is written to it, but the linter wants every rule to name one.
+    log:
+        "logs/write_arguments/build_tables.log",
+    params:
+        # A function, or Snakemake would take the braces for wildcards.
+        spec=lambda wildcards: json.dumps(jobs.build_tables_spec(CONFIG)),
+        inputs=[path for paths in TABLE_INPUTS.values() for path in paths],
+        csv=TABLE_FILES,
+        figures=FIGURE_FILES,
+    message:
+        "Writing the arguments of build_tables"
+    template_engine:
+        "jinja2"
 
 
 rule build_tables:
     input:
-        **jobs.table_inputs(CONFIG),
-        definitions=[f"reports/tables/{table}.yaml" for table in TABLES],
-        figures=[f"reports/figures/{figure}.yaml" for figure in FIGURES],
-        published=jobs.published_files(CONFIG),
+        **TABLE_INPUTS,
+        arguments="results/arguments/build_tables.txt",
     output:
         json="reports/tables.json",
         csv=TABLE_FILES,
@@ -25,15 +54,13 @@ rule build_tables:
     benchmark:
         "results/runtime/build_tables/tables.tsv"
     params:
-        spec=jobs.build_tables_spec(CONFIG),
         code=code("lpsteps.steps.build_tables"),
         env=ENVIRONMENT,
     message:
         "Building the tables"
     shell:
-        "python -m lpsteps.steps.build_tables --inputs {input}"
-        " --tables-json {output.json} --csv {output.csv} --figures-csv {output.figures}"
-        " --spec {params.spec:q} --log {log}"
+        "python -m lpsteps.steps.build_tables @{input.arguments}"
+        " --tables-json {output.json} --log {log}"
 
 
 rule render_report:
