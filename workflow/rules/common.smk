@@ -8,6 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
+from snakemake.logging import logger
+
+from lpsteps import run_summary
 from lpsteps import workflow as jobs
 from lpsteps.config import load_config
 from lpsteps.errors import LpstepsError

@@ -5,6 +5,40 @@ FIGURES = sorted(CONFIG.profile.figures)
 TABLE_FILES = [f"reports/tables/{table}.csv" for table in TABLES]
 FIGURE_FILES = [f"reports/figures/{figure}.csv" for figure in FIGURES]
 
+# Headings of the categories in `snakemake --report`.
+PAPER, OWN = "Of the paper", "Of our own"
+
+
+def table_in_report(table):
+    """The CSV file of a table, flagged for `snakemake --report`."""
+    printed = f"reports/published/{table}.csv" in jobs.published_files(CONFIG)
+    return report(
+        f"reports/tables/{table}.csv",
+        caption="../report/table.rst",
+        category="Tables",
+        subcategory=PAPER if printed else OWN,
+        labels={
+            "table": table,
+            "title": CONFIG.tables[table].title,
+            "models": ", ".join(CONFIG.profile.tables[table]),
+        },
+    )
+
+
+def figure_in_report(figure):
+    """The CSV file of a figure, flagged for `snakemake --report`."""
+    return report(
+        f"reports/figures/{figure}.csv",
+        caption="../report/figure.rst",
+        category="Figures",
+        subcategory=OWN if CONFIG.figures[figure].number is None else PAPER,
+        labels={
+            "figure": figure,
+            "title": CONFIG.figures[figure].title,
+            "models": ", ".join(CONFIG.profile.figures[figure]),
+        },
+    )
+
 
 rule build_tables:
     input:
@@ -14,8 +48,8 @@ rule build_tables:
         published=jobs.published_files(CONFIG),
     output:
         json="reports/tables.json",
-        csv=TABLE_FILES,
-        figures=FIGURE_FILES,
+        csv=[table_in_report(table) for table in TABLES],
+        figures=[figure_in_report(figure) for figure in FIGURES],
         records=[
             record(path)
             for path in ["reports/tables.json", *TABLE_FILES, *FIGURE_FILES]
@@ -44,7 +78,12 @@ rule render_report:
         files=TABLE_FILES + FIGURE_FILES,
         templates=sorted(str(path) for path in Path("reports/templates").glob("*")),
     output:
-        page="reports/tables.html",
+        page=report(
+            "reports/tables.html",
+            caption="../report/page.rst",
+            category="Page",
+            labels={"page": "All tables and figures"},
+        ),
         record=record("reports/tables.html"),
     log:
         "logs/render_report/tables.log",
