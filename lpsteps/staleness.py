@@ -20,7 +20,15 @@ _LONGEST_VALUE = 40
 _NOTHING = object()
 
 Kind = Literal[
-    "missing", "unfinished", "content", "inputs", "code", "setting", "software", "command"
+    "missing",
+    "unfinished",
+    "content",
+    "inputs",
+    "code",
+    "setting",
+    "software",
+    "command",
+    "record",
 ]
 
 
@@ -40,6 +48,7 @@ class Cause:
             setting     a setting in its ``spec`` differs
             software    other package versions are pinned or installed
             command     the command line differs in something else
+            record      there is no record that would tell what differs
             ==========  =========================================================
         detail: The files, the modules, or the setting with both values.
     """
@@ -63,6 +72,7 @@ _WORDS: dict[Kind, str] = {
     "setting": "setting changed",
     "software": "software changed",
     "command": "command changed",
+    "record": "no record to go by",
 }
 
 
@@ -82,8 +92,7 @@ def causes(job: Job) -> list[Cause]:
     if job.added or job.removed:
         files = [f"+{path}" for path in job.added] + [f"-{path}" for path in job.removed]
         found.append(Cause("inputs", ", ".join(files)))
-    if "params" in job.changed:
-        found += _changed_params(job)
+    found += _changed_params(job)
     if "rule" in job.changed:
         found.append(Cause("command", "the text of the rule"))
     if "software" in job.changed:
@@ -92,12 +101,14 @@ def causes(job: Job) -> list[Cause]:
 
 
 def _changed_params(job: Job) -> list[Cause]:
+    """Compare with the record, also where Snakemake has not: it stops at the first reason."""
+    changed = "params" in job.changed
     try:
         differing = differences(job)
     except LpstepsError as error:
-        return [Cause("command", f"settings or code, and no record tells which ({error})")]
+        return [Cause("record", str(error))] if changed else []
     # What the record has no word of: paths among the arguments.
-    return differing or [Cause("command", "its arguments")]
+    return [Cause("command", "its arguments")] if changed and not differing else differing
 
 
 def differences(job: Job) -> list[Cause]:

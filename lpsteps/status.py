@@ -63,7 +63,7 @@ class Status:
     @property
     def seconds(self) -> float:
         """What all pending jobs with an estimate may take one after another."""
-        return sum(job.seconds for job in self.pending if job.seconds is not None)
+        return sum((job.seconds for job in self.pending if job.seconds is not None), start=0.0)
 
     @property
     def unmeasured(self) -> int:
@@ -121,7 +121,7 @@ def _doubtful(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Cause]]]:
         try:
             differing = differences(job)
         except LpstepsError as error:
-            differing = [Cause("missing", str(error))]
+            differing = [Cause("record", str(error))]
         if differing:
             yield job.outputs[0], differing
 
@@ -142,7 +142,8 @@ def lines(status: Status) -> Iterator[str]:
         yield ""
         yield from _reasons(status.pending)
     else:
-        yield f"{targets}: up to date, {current} jobs"
+        noun = "job" if current == 1 else "jobs"
+        yield f"{targets}: up to date, {current} {noun}"
     if status.doubtful:
         yield ""
         yield (
