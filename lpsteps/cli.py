@@ -79,6 +79,9 @@ def status(
     from lpsteps.dry_run import plan
     from lpsteps.runtime import median_seconds
 
+    for profile in configfile or []:
+        if not profile.is_file():
+            raise LpstepsError(f"--configfile: {profile}: no such file")
     asked = targets or [str(PAGE)]
     profiles = ["--configfile", *map(str, configfile)] if configfile else []
     found = report.status(asked, plan([*asked, *profiles]), median_seconds())

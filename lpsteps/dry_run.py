@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from snakemake import cli
+from snakemake.exceptions import print_exception
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from lpsteps.errors import LpstepsError
+from lpsteps.runtime import step_of
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,11 @@ class Job:
     """One job behind the targets, as Snakemake sees it.
 
     Attributes:
-        name: Its log file without folder and suffix, which holds the step and all wildcards.
+        name: Its log file without folder and suffix, which holds the step and all wildcards; the
+            rule's name for one without a log.
+        step: The program that it runs.
         outputs: Files that it writes, the records beside them not among these.
-        benchmark: File with the time that it took last.
+        benchmark: File with the time that it took last, None for a rule without one.
         params: What it would run with now and what its record holds of the last run: the settings
             ``spec``, the digests ``code`` and ``env``.
         to_run: Whether Snakemake would run it; the reasons are in what follows.
@@ -47,8 +51,9 @@ class Job:
     """
 
     name: str
+    step: str
     outputs: list[str]
-    benchmark: str
+    benchmark: str | None
     params: dict[str, Any]
     to_run: bool
     missing: list[str]
@@ -76,6 +81,8 @@ class _Observer(logging.Filter):
 
 def _job(job: Any, graph: Any) -> Job:
     reason = graph.reason(job)
+    rule = job.rule.name
+    benchmark = None if job.benchmark is None else str(job.benchmark)
     changed = {
         "params": reason.params_changed,
         "rule": reason.code_changed,
@@ -86,9 +93,10 @@ def _job(job: Any, graph: Any) -> Job:
     if reason.input_changed:
         recorded = set(graph.workflow.persistence.input(job.output[0]) or [])
     return Job(
-        name=str(Path(job.log[0]).relative_to("logs").with_suffix("")),
+        name=str(Path(job.log[0]).relative_to("logs").with_suffix("")) if job.log else rule,
+        step=rule if benchmark is None else step_of(Path(benchmark)),
         outputs=[str(path) for path in job.output if not str(path).endswith(".record.json")],
-        benchmark=str(job.benchmark),
+        benchmark=benchmark,
         params={name: job.params.get(name) for name in ("spec", "code", "env")},
         to_run=graph.needrun(job),
         missing=sorted(map(str, reason.missing_output)),
@@ -106,9 +114,15 @@ def _planned_here(arguments: Sequence[str]) -> list[Job] | None:
     """Plan in this process; None where Snakemake cannot, which has said why by then."""
     observer = _Observer()
     logger.addFilter(observer)
-    parser, options = cli.parse_args(["--dry-run", *arguments])
-    options.debug_dag = True
-    if not cli.args_to_api(options, parser):
+    try:
+        parser, options = cli.parse_args(["--dry-run", *arguments])
+        options.debug_dag = True
+        planned = cli.args_to_api(options, parser)
+    # As Snakemake's own command does around the same two calls.
+    except Exception as error:
+        print_exception(error)
+        planned = False
+    if not planned:
         return None
     graph = observer.graph
     # Rules that only collect files write nothing.

@@ -23,13 +23,13 @@ class Job(Protocol):
         name: Name of its rule.
         output: Files that it writes; none for a rule that only collects files.
         log: Files for its messages.
-        benchmark: File with its time.
+        benchmark: File with its time, None for a rule without one.
     """
 
     name: str
     output: Iterable[str]
     log: Iterable[str]
-    benchmark: str
+    benchmark: str | None
 
 
 class Graph(Protocol):
@@ -60,7 +60,7 @@ def _rules(jobs: list[Job]) -> str:
     for job in jobs:
         rules.setdefault(job.name, []).append(job)
     seconds = {
-        rule: sum(job_seconds(Path(job.benchmark)) or 0.0 for job in members)
+        rule: sum(job_seconds(Path(job.benchmark)) or 0.0 for job in members if job.benchmark)
         for rule, members in rules.items()
     }
     return ", ".join(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lpsteps.dry_run import Job
 from lpsteps.errors import LpstepsError
-from lpsteps.runtime import job_seconds, readable_duration, step_of
+from lpsteps.runtime import job_seconds, readable_duration
 from lpsteps.staleness import Cause, causes, differences
 
 MOST_NAMED = 3
@@ -95,17 +95,16 @@ def status(targets: Sequence[str], jobs: Sequence[Job], medians: Mapping[str, fl
 def _by_step(jobs: Iterable[Job]) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     for job in jobs:
-        names.setdefault(step_of(Path(job.benchmark)), []).append(job.name)
+        names.setdefault(job.step, []).append(job.name)
     return names
 
 
 def _pending(job: Job, makers: Mapping[str, str], medians: Mapping[str, float]) -> PendingJob:
-    benchmark = Path(job.benchmark)
-    step = step_of(benchmark)
-    own, median = job_seconds(benchmark), medians.get(step)
+    own = None if job.benchmark is None else job_seconds(Path(job.benchmark))
+    median = medians.get(job.step)
     return PendingJob(
         job=job.name,
-        step=step,
+        step=job.step,
         outputs=job.outputs,
         causes=causes(job),
         follows=sorted({makers[path] for path in job.awaited if path in makers}),

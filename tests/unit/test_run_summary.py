@@ -15,7 +15,7 @@ class Job:
     name: str
     output: tuple[str, ...]
     log: tuple[str, ...] = ()
-    benchmark: str = "results/runtime/none.tsv"
+    benchmark: str | None = None
 
 
 @dataclass

@@ -27,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def job(name: str = "calibrate/m.c", **changes: Any) -> Job:
     facts: dict[str, Any] = {
+        "step": name.split("/")[0],
         "outputs": [f"results/{name}.parquet"],
         "benchmark": f"results/runtime/{name}.tsv",
         "params": PARAMS,
@@ -127,7 +128,7 @@ def test_a_missing_record_is_said(folder: Path):
 
 def test_time_is_that_of_the_same_job_else_the_median_of_its_step(folder: Path):
     known, other = job("calibrate/m.known"), job("calibrate/m.other")
-    unknown = job("distill/m")
+    unknown = job("distill/m", benchmark=None)
     measure(known, "12.5")
     found = status(["page"], [known, other, unknown], {"calibrate": 8.0})
     assert [(entry.seconds, entry.basis) for entry in found.pending] == [

@@ -15,9 +15,11 @@ PATCH = "build_patch/tiny.wikipedia.llm-streamline.n2.channel-scale"
 SCORES = "evaluate_perplexity/tiny/dense/perplexity"
 
 
-def status(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def status(
+    project: Path, *arguments: str, profile: str = PROFILE
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lpsteps.cli", "status", *arguments, "--configfile", PROFILE],
+        [sys.executable, "-m", "lpsteps.cli", "status", *arguments, "--configfile", profile],
         cwd=project,
         capture_output=True,
         text=True,
@@ -62,3 +64,9 @@ def test_a_plan_that_cannot_be_made_ends_in_snakemakes_words_and_one_line(finish
     assert run.returncode == 1 and run.stdout == ""
     assert "MissingRuleException" in run.stderr
     assert run.stderr.splitlines()[-1].startswith("error: snakemake cannot plan the run")
+
+
+def test_a_profile_that_is_not_there_is_one_line(finished: Path):
+    run = status(finished, profile="config/nonsense.yaml")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "error: --configfile: config/nonsense.yaml: no such file\n"
