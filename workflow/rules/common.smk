@@ -155,6 +155,41 @@ def named_options(option, files):
     return " ".join(f"--{option} {name}={path}" for name, path in files.items())
 
 
+# Headings in `snakemake --report`.
+PAPER, OWN = "Of the paper", "Of our own"
+
+
+def table_in_report(table):
+    """The CSV file of a table, flagged for `snakemake --report`."""
+    printed = f"reports/published/{table}.csv" in jobs.published_files(CONFIG)
+    return report(
+        f"reports/tables/{table}.csv",
+        caption="../report/table.rst",
+        category="Tables",
+        subcategory=PAPER if printed else OWN,
+        labels={
+            "table": table,
+            "title": CONFIG.tables[table].title,
+            "models": ", ".join(CONFIG.profile.tables[table]),
+        },
+    )
+
+
+def figure_in_report(figure):
+    """The CSV file of a figure, flagged for `snakemake --report`."""
+    return report(
+        f"reports/figures/{figure}.csv",
+        caption="../report/figure.rst",
+        category="Figures",
+        subcategory=OWN if CONFIG.figures[figure].number is None else PAPER,
+        labels={
+            "figure": figure,
+            "title": CONFIG.figures[figure].title,
+            "models": ", ".join(CONFIG.profile.figures[figure]),
+        },
+    )
+
+
 wildcard_constraints:
     archive=alternatives(CONFIG.definitions.archives),
     model=alternatives(CONFIG.definitions.models),

@@ -5,40 +5,6 @@ FIGURES = sorted(CONFIG.profile.figures)
 TABLE_FILES = [f"reports/tables/{table}.csv" for table in TABLES]
 FIGURE_FILES = [f"reports/figures/{figure}.csv" for figure in FIGURES]
 
-# Headings of the categories in `snakemake --report`.
-PAPER, OWN = "Of the paper", "Of our own"
-
-
-def table_in_report(table):
-    """The CSV file of a table, flagged for `snakemake --report`."""
-    printed = f"reports/published/{table}.csv" in jobs.published_files(CONFIG)
-    return report(
-        f"reports/tables/{table}.csv",
-        caption="../report/table.rst",
-        category="Tables",
-        subcategory=PAPER if printed else OWN,
-        labels={
-            "table": table,
-            "title": CONFIG.tables[table].title,
-            "models": ", ".join(CONFIG.profile.tables[table]),
-        },
-    )
-
-
-def figure_in_report(figure):
-    """The CSV file of a figure, flagged for `snakemake --report`."""
-    return report(
-        f"reports/figures/{figure}.csv",
-        caption="../report/figure.rst",
-        category="Figures",
-        subcategory=OWN if CONFIG.figures[figure].number is None else PAPER,
-        labels={
-            "figure": figure,
-            "title": CONFIG.figures[figure].title,
-            "models": ", ".join(CONFIG.profile.figures[figure]),
-        },
-    )
-
 
 rule build_tables:
     input:
