@@ -9,6 +9,9 @@ if not workflow.configfiles:
     configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/resources.smk"
 include: "workflow/rules/calibrate.smk"
@@ -29,3 +32,19 @@ rule all:
 
 localrules:
     all,
+
+
+# Not for `--touch`, which runs nothing.
+onsuccess:
+    if not workflow.touch:
+        logger.info(run_summary.after_success(workflow.dag))
+
+
+onerror:
+    logger.error(
+        run_summary.after_failure(
+            workflow.dag,
+            workflow.scheduler.failed,
+            logs_shown=workflow.output_settings.show_failed_logs,
+        )
+    )

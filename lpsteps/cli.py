@@ -1,4 +1,4 @@
-"""The command `lpsteps`: audit a page, explain a number, sum up run times, describe a model."""
+"""The command `lpsteps`: audit a page, explain a number, tell what is stale, sum up run times."""
 
 from __future__ import annotations
 
@@ -58,6 +58,37 @@ def why(
         close = [name for name in cells if name.split("/")[0] == cell.split("/")[0]]
         raise LpstepsError(f"{cell}: no such cell in {page}; {nearest(cell, close or cells)}")
     for line in explain(cells[cell], tables["artifacts"]):
+        print(line)
+
+
+@app.command()
+def status(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files or rules, by default the page", show_default=False),
+    ] = None,
+    configfile: Annotated[
+        list[Path] | None,
+        typer.Option(help="A profile, as for Snakemake; may be given again", show_default=False),
+    ] = None,
+    every_job: Annotated[bool, typer.Option("--jobs", help="Print every job by itself")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
+) -> None:
+    """Print what is up to date, what would run and why, and about how long it would take."""
+    from lpsteps import status as report
+    from lpsteps.dry_run import plan
+    from lpsteps.runtime import median_seconds
+
+    for profile in configfile or []:
+        if not profile.is_file():
+            raise LpstepsError(f"--configfile: {profile}: no such file")
+    asked = targets or [str(PAGE)]
+    profiles = ["--configfile", *map(str, configfile)] if configfile else []
+    found = report.status(asked, plan([*asked, *profiles]), median_seconds())
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1, sort_keys=True))
+        return
+    for line in [*report.lines(found), *(report.job_lines(found) if every_job else [])]:
         print(line)
 
 

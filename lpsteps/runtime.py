@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,42 @@ def _number(text: str) -> float:
         return 0.0
 
 
+def job_seconds(benchmark: Path) -> float | None:
+    """Return the wall time of the last job that wrote a benchmark file, None without a number."""
+    try:
+        with benchmark.open(encoding="utf-8") as stream:
+            seconds = _number(next(csv.DictReader(stream, delimiter="\t"))["s"])
+    except (OSError, StopIteration, KeyError):
+        return None
+    return seconds or None
+
+
+def median_seconds(folder: Path = FOLDER) -> dict[str, float]:
+    """Return the median wall time of a job of each step that has been measured below a folder."""
+    measured: dict[str, list[float]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        seconds = job_seconds(path)
+        if seconds is not None:
+            measured.setdefault(step_of(path, folder), []).append(seconds)
+    return {step: statistics.median(values) for step, values in measured.items()}
+
+
+def step_of(benchmark: Path, folder: Path = FOLDER) -> str:
+    """Return the step that a benchmark file is about: the first folder below that of all."""
+    return benchmark.relative_to(folder).parts[0]
+
+
+def readable_duration(seconds: float) -> str:
+    """Return a duration in words, such as ``45 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def rule_times(folder: Path = FOLDER) -> list[RuleTime]:
     """Sum up the benchmark files below a folder, the longest rule first.
 
@@ -46,7 +83,7 @@ def rule_times(folder: Path = FOLDER) -> list[RuleTime]:
     for path in sorted(folder.rglob("*.tsv")):
         with path.open(encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t"))
-        measured.setdefault(path.relative_to(folder).parts[0], []).extend(rows)
+        measured.setdefault(step_of(path, folder), []).extend(rows)
     if not measured:
         raise LpstepsError(f"{folder}: no job has been measured yet; run the workflow first")
     times = [

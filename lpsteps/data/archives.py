@@ -6,7 +6,6 @@ is installed or imported.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,10 +16,15 @@ from typing import Any
 
 from lpsteps.artifacts import sha256_file
 from lpsteps.errors import LpstepsError
+from lpsteps.progress import byte_bar, elapsed
+
+_BLOCK = 1 << 20
 
 
 def download_wheel(package: str, version: str, filename: str, folder: Path) -> Path:
     """Download one wheel with pip, using whatever index and cache pip is configured for.
+
+    On a terminal pip shows its own progress.
 
     Args:
         package: Name of the distribution on the package index.
@@ -36,8 +40,15 @@ def download_wheel(package: str, version: str, filename: str, folder: Path) -> P
     """
     requirement = f"{package}=={version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--dest", str(folder), "--quiet", "--disable-pip-version-check", "--no-input"]
-    run = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
+    command += ["--dest", str(folder), "--disable-pip-version-check", "--no-input"]
+    on_terminal = sys.stderr.isatty()
+    run = subprocess.run(
+        [*command, *([] if on_terminal else ["--quiet"]), requirement],
+        stdout=sys.stderr if on_terminal else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     wheel = folder / filename
     if run.returncode == 0 and wheel.is_file():
         return wheel
@@ -58,7 +69,8 @@ def check_sha256(path: Path, expected: str) -> None:
     Raises:
         LpstepsError: They differ, or the file cannot be read.
     """
-    found = sha256_file(path)
+    with elapsed(f"hashing {path.name}"):
+        found = sha256_file(path)
     if found != expected:
         raise LpstepsError(
             f"{path.name}: sha256 is {found}, expected {expected}: the file is damaged or not the "
@@ -90,11 +102,15 @@ def extract_members(wheel: Path, patterns: Sequence[str], folder: Path) -> list[
                 if not matches:
                     raise LpstepsError(f"{wheel.name}: no member matches {pattern!r}")
                 wanted.update(matches)
-            for name in sorted(wanted):
-                target = folder / _checked_relative(name, wheel)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(name) as source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, length=1 << 20)
+            total = sum(archive.getinfo(name).file_size for name in wanted)
+            with byte_bar(f"unpacking {wheel.name}", total) as advance:
+                for name in sorted(wanted):
+                    target = folder / _checked_relative(name, wheel)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(name) as source, target.open("wb") as sink:
+                        while block := source.read(_BLOCK):
+                            sink.write(block)
+                            advance(len(block))
     except zipfile.BadZipFile as error:
         raise LpstepsError(f"{wheel.name}: not a valid wheel ({error})") from error
     return sorted(wanted)

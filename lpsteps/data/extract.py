@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lpsteps.errors import LpstepsError, first_line, nearest
+from lpsteps.progress import elapsed
 
 Extractor = Callable[[Path], pa.Table]
 
@@ -69,7 +70,8 @@ def extract(paths: Sequence[Path], format_name: str, columns: Sequence[str]) -> 
     tables = []
     for path in paths:
         try:
-            table = EXTRACTORS[format_name](path)
+            with elapsed(f"reading {path.name}"):
+                table = EXTRACTORS[format_name](path)
         except (pa.ArrowException, ValueError, KeyError, OSError, EOFError, zlib.error) as error:
             raise LpstepsError(
                 f"{path}: not a valid {format_name} file ({first_line(error)})"

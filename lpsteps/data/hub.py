@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,9 @@ def hub_table(
     """
     import datasets
 
+    # The Hub's client finds out by itself whether this is a terminal, this library does not.
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     with hub_answers(repo, revision[:12], _DATA_REMEDY):
         dataset = datasets.load_dataset(repo, config, split=split, revision=revision)
     table: pa.Table = dataset.with_format("arrow")[:]

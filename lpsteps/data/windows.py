@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from lpsteps.data.corpora import JoinedText
 from lpsteps.errors import LpstepsError
+from lpsteps.progress import track
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -188,7 +189,7 @@ def random_windows(
     long_enough: dict[int, bool] = {}
     token_ids = np.empty((count, length), dtype=np.int32)
     documents = []
-    for window in range(count):
+    for window in track(range(count), "drawing windows"):
         while True:
             document = generator.randint(0, len(names) - 1)
             if long_enough.get(document, True):

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from lpsteps.progress import track
+
 WARM_UP = 3
 FEWEST = 5
 """Turns that are timed even if they take more than the allowed time."""
@@ -43,7 +45,8 @@ def time_in_turns(
     times: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
     begin = clock()
-    for turn in range(-WARM_UP, repetitions):
+    turns = range(-WARM_UP, repetitions)
+    for turn in track(turns, "timing", between_items=True):
         if turn >= FEWEST and clock() - begin >= seconds:
             break
         first = turn % len(names)

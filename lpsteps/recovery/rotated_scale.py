@@ -28,6 +28,7 @@ from pydantic import Field
 from lpsteps.errors import LpstepsError
 from lpsteps.patch_matrix import patch_matrix
 from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.progress import track
 from lpsteps.recovery.base import Need, RatioParams, RecoveryContext, magnitude_ratios
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def mean_magnitudes(
         for _, matrix in probes
     }
     means = np.empty((len(windows), len(probes), len(probes[0][1])))
-    for batch in _batches(windows):
+    for batch in track(_batches(windows), "scales"):
 
         def observe(boundary: int, hidden: torch.Tensor, batch: slice = batch) -> None:
             rows = hidden.to(device=model.device, dtype=torch.float32)
@@ -137,7 +138,7 @@ def principal_axes(
             moments[boundary] = moments.get(boundary, 0.0) + rows.T @ rows
 
     with watching_boundaries(model, observe):
-        for batch in _batches(windows):
+        for batch in track(_batches(windows), "principal axes"):
             run_until(model, torch.tensor(windows[batch]), max(boundaries))
     if not all(moment.isfinite().all() for moment in moments.values()):
         raise LpstepsError("windows: activations are not finite; set dtype: float32")

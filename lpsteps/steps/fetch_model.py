@@ -20,6 +20,7 @@ from lpsteps.data.hub import hub_model
 from lpsteps.data.specs import Revision, Spec
 from lpsteps.models.families import check_family, check_remote_code
 from lpsteps.program import StepRun, run_step
+from lpsteps.progress import elapsed
 from lpsteps.validation import validated
 
 
@@ -82,8 +83,9 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         "trust_remote_code": spec.trust_remote_code,
         **spec.expected.model_dump(exclude_none=True),
     }
-    names = [path.name for path in folder.iterdir()]
-    write_json(folder / "manifest.json", manifest | file_manifest(folder, names))
+    with elapsed("hashing the model"):
+        files = file_manifest(folder, [path.name for path in folder.iterdir()])
+    write_json(folder / "manifest.json", manifest | files)
 
 
 if __name__ == "__main__":

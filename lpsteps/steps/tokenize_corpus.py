@@ -24,6 +24,7 @@ from lpsteps.data.windows import (
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.models.tokenizer import load_tokenizer
 from lpsteps.program import StepRun, run_step
+from lpsteps.progress import elapsed
 from lpsteps.validation import validated
 
 
@@ -77,7 +78,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
 
     def stream() -> tuple[TokenStream, JoinedText]:
         joined = join_documents(texts, names, spec.separator)
-        tokens = tokenize(tokenizer, joined.text, spec.add_bos)
+        with elapsed(f"tokenising {spec.corpus}"):
+            tokens = tokenize(tokenizer, joined.text, spec.add_bos)
         step.note("tokens", len(tokens.ids))
         return tokens, joined
 

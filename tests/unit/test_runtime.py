@@ -3,7 +3,14 @@
 import pytest
 
 from lpsteps.errors import LpstepsError
-from lpsteps.runtime import RuleTime, markdown, rule_times
+from lpsteps.runtime import (
+    RuleTime,
+    job_seconds,
+    markdown,
+    median_seconds,
+    readable_duration,
+    rule_times,
+)
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\n"
 
@@ -29,3 +36,31 @@ def test_jobs_of_a_rule_are_summed_and_the_longest_comes_first(tmp_path):
 def test_nothing_measured_is_one_clear_line(tmp_path):
     with pytest.raises(LpstepsError, match="no job has been measured yet"):
         rule_times(tmp_path)
+
+
+def test_median_of_a_step_leaves_out_what_was_not_measured(tmp_path):
+    for name, seconds in (("a", "1.0"), ("b", "4.0"), ("sub/c", "10.0"), ("d", "NA")):
+        path = tmp_path / f"calibrate/{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{HEAD}{seconds}\t0:00:01\t1.0\t-\n")
+    assert median_seconds(tmp_path) == {"calibrate": 4.0}
+    assert job_seconds(tmp_path / "calibrate/b.tsv") == 4.0
+    assert job_seconds(tmp_path / "calibrate/d.tsv") is None
+    assert job_seconds(tmp_path / "calibrate/none.tsv") is None
+    (tmp_path / "calibrate/b.tsv").write_text("")
+    assert job_seconds(tmp_path / "calibrate/b.tsv") is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (200.0, "3 min 20 s"),
+        (3599.7, "1 h 0 min"),
+        (7500.0, "2 h 5 min"),
+    ],
+)
+def test_durations_are_told_in_two_units(seconds, text):
+    assert readable_duration(seconds) == text

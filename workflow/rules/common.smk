@@ -8,6 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
+from snakemake.logging import logger
+
+from lpsteps import run_summary
 from lpsteps import workflow as jobs
 from lpsteps.config import load_config
 from lpsteps.errors import LpstepsError
@@ -150,6 +153,41 @@ def variant_inputs(wildcards):
 def named_options(option, files):
     """Command-line options `--option name=path` for each of the files."""
     return " ".join(f"--{option} {name}={path}" for name, path in files.items())
+
+
+# Headings in `snakemake --report`.
+PAPER, OWN = "Of the paper", "Of our own"
+
+
+def table_in_report(table):
+    """The CSV file of a table, flagged for `snakemake --report`."""
+    printed = f"reports/published/{table}.csv" in jobs.published_files(CONFIG)
+    return report(
+        f"reports/tables/{table}.csv",
+        caption="../report/table.rst",
+        category="Tables",
+        subcategory=PAPER if printed else OWN,
+        labels={
+            "table": table,
+            "title": CONFIG.tables[table].title,
+            "models": ", ".join(CONFIG.profile.tables[table]),
+        },
+    )
+
+
+def figure_in_report(figure):
+    """The CSV file of a figure, flagged for `snakemake --report`."""
+    return report(
+        f"reports/figures/{figure}.csv",
+        caption="../report/figure.rst",
+        category="Figures",
+        subcategory=OWN if CONFIG.figures[figure].number is None else PAPER,
+        labels={
+            "figure": figure,
+            "title": CONFIG.figures[figure].title,
+            "models": ", ".join(CONFIG.profile.figures[figure]),
+        },
+    )
 
 
 wildcard_constraints:

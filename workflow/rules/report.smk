@@ -43,8 +43,8 @@ rule build_tables:
         arguments="results/arguments/build_tables.txt",
     output:
         json="reports/tables.json",
-        csv=TABLE_FILES,
-        figures=FIGURE_FILES,
+        csv=[table_in_report(table) for table in TABLES],
+        figures=[figure_in_report(figure) for figure in FIGURES],
         records=[
             record(path)
             for path in ["reports/tables.json", *TABLE_FILES, *FIGURE_FILES]
@@ -71,7 +71,12 @@ rule render_report:
         files=TABLE_FILES + FIGURE_FILES,
         templates=sorted(str(path) for path in Path("reports/templates").glob("*")),
     output:
-        page="reports/tables.html",
+        page=report(
+            "reports/tables.html",
+            caption="../report/page.rst",
+            category="Page",
+            labels={"page": "All tables and figures"},
+        ),
         record=record("reports/tables.html"),
     log:
         "logs/render_report/tables.log",

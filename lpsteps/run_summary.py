@@ -1,0 +1,124 @@
+"""What a run of the workflow tells at its end: what ran, what was kept, where the results are.
+
+The functions read Snakemake's own jobs (``workflow.dag``) and return text; nothing is printed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from lpsteps.runtime import job_seconds, readable_duration
+
+PAGE = "reports/tables.html"
+LAST_LINES = 8
+MOST_NAMED = 3
+
+
+class Job(Protocol):
+    """What is read of a job of Snakemake.
+
+    Attributes:
+        name: Name of its rule.
+        output: Files that it writes; none for a rule that only collects files.
+        log: Files for its messages.
+        benchmark: File with its time, None for a rule without one.
+    """
+
+    name: str
+    output: Iterable[str]
+    log: Iterable[str]
+    benchmark: str | None
+
+
+class Graph(Protocol):
+    """What is read of Snakemake's graph of jobs.
+
+    Attributes:
+        jobs: All jobs behind the targets.
+        finished_jobs: Those that this run has run to their end.
+        targetfiles: The files that were asked for by name.
+    """
+
+    jobs: Iterable[Job]
+    finished_jobs: Iterable[Job]
+    targetfiles: Iterable[str]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _with_output(jobs: Iterable[Job]) -> list[Job]:
+    return [job for job in jobs if list(job.output)]
+
+
+def _rules(jobs: list[Job]) -> str:
+    """List the rules that ran with the number of their jobs and the time of all, longest first."""
+    rules: dict[str, list[Job]] = {}
+    for job in jobs:
+        rules.setdefault(job.name, []).append(job)
+    seconds = {
+        rule: sum(job_seconds(Path(job.benchmark)) or 0.0 for job in members if job.benchmark)
+        for rule, members in rules.items()
+    }
+    return ", ".join(
+        f"{rule} {len(rules[rule])} ({readable_duration(seconds[rule])})"
+        for rule in sorted(rules, key=lambda rule: (-seconds[rule], rule))
+    )
+
+
+def _place(graph: Graph) -> str:
+    """Say where the page is when the run was about it, else where the files asked for are."""
+    made = {str(path) for job in graph.jobs for path in job.output}
+    if PAGE in made:
+        return f"The page: {Path(PAGE).resolve().as_uri()}"
+    asked = sorted(str(path) for path in graph.targetfiles)
+    more = f" and {len(asked) - MOST_NAMED} more" if len(asked) > MOST_NAMED else ""
+    return f"Made: {', '.join(asked[:MOST_NAMED])}{more}"
+
+
+def after_success(graph: Graph) -> str:
+    """Return what ran, what was up to date, and where the results are, a line each.
+
+    Args:
+        graph: Snakemake's graph of the finished run.
+    """
+    ran = _with_output(graph.finished_jobs)
+    kept = len(_with_output(graph.jobs)) - len(ran)
+    reused = f"Reused: the results of {_counted(kept, 'job')}" if kept else "Reused: nothing"
+    return f"Ran {_counted(len(ran), 'job')}: {_rules(ran)}\n{reused}\n{_place(graph)}"
+
+
+def _last_lines(log: Path) -> list[str]:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    except OSError:
+        return ["(not written: the job was stopped before it could say anything)"]
+    return lines[-LAST_LINES:]
+
+
+def after_failure(graph: Graph, failed: Iterable[Job], logs_shown: bool) -> str:
+    """Return the failed jobs with the end of their logs, and how to go on.
+
+    Args:
+        graph: Snakemake's graph of the run.
+        failed: The jobs that failed.
+        logs_shown: Whether Snakemake has printed the logs already (``--show-failed-logs``).
+
+    Returns:
+        The text; empty when no job failed, as after an interruption, which the interrupted jobs
+        tell themselves.
+    """
+    lines: list[str] = []
+    for job in sorted(failed, key=lambda job: [*map(str, job.log)]):
+        for log in job.log:
+            lines.append(f"Failed: {job.name}; its log: {log}")
+            if not logs_shown:
+                lines += [f"    {line}" for line in _last_lines(Path(log))]
+    if not lines:
+        return ""
+    finished = len(_with_output(graph.finished_jobs))
+    kept = f"{_counted(finished, 'job')} finished and will not run again. " if finished else ""
+    return "\n".join([*lines, f"{kept}The same command continues from here."])

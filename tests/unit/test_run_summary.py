@@ -1,0 +1,100 @@
+"""What a run tells at its end, from Snakemake's jobs as they are then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lpsteps.run_summary import LAST_LINES, PAGE, after_failure, after_success
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    output: tuple[str, ...]
+    log: tuple[str, ...] = ()
+    benchmark: str | None = None
+
+
+@dataclass
+class Graph:
+    jobs: list[Job]
+    finished_jobs: list[Job]
+    targetfiles: set[str] = field(default_factory=set)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def measured(name: str, number: int, seconds: float) -> Job:
+    path = Path(f"{name}{number}.tsv")
+    path.write_text(f"s\th:m:s\n{seconds}\t0:00:01\n")
+    return Job(name, (f"results/{name}{number}",), benchmark=str(path))
+
+
+def test_rules_that_ran_come_with_number_and_time_longest_first(folder: Path):
+    page = Job("render_report", (PAGE,))
+    ran = [
+        measured("calibrate", 0, 3.0),
+        measured("distill", 0, 80.0),
+        measured("distill", 1, 41.0),
+    ]
+    collecting = Job("all", ())
+    kept = Job("fetch_data", ("resources/data/x",))
+    graph = Graph([page, *ran, collecting, kept], [page, *ran, collecting])
+    assert after_success(graph).splitlines() == [
+        "Ran 4 jobs: distill 2 (2 min 1 s), calibrate 1 (3 s), render_report 1 (0 s)",
+        "Reused: the results of 1 job",
+        f"The page: {(folder / PAGE).as_uri()}",
+    ]
+
+
+def test_other_targets_are_named_in_place_of_the_page():
+    jobs = [measured("calibrate", number, 1.0) for number in range(4)]
+    graph = Graph(jobs, jobs, {f"results/calibrate{number}" for number in range(4)})
+    text = after_success(graph).splitlines()
+    assert text[1:] == [
+        "Reused: nothing",
+        "Made: results/calibrate0, results/calibrate1, results/calibrate2 and 1 more",
+    ]
+
+
+def test_a_failed_job_comes_with_the_end_of_its_log():
+    Path("rank.log").write_text("".join(f"line {number}\n" for number in range(100)))
+    done = measured("calibrate", 0, 1.0)
+    failed = Job("rank_layers", ("results/ranking",), log=("rank.log",))
+    text = after_failure(Graph([done, failed], [done]), [failed], logs_shown=False).splitlines()
+    assert text[0] == "Failed: rank_layers; its log: rank.log"
+    assert text[1:-1] == [f"    line {number}" for number in range(100 - LAST_LINES, 100)]
+    assert text[-1] == (
+        "1 job finished and will not run again. The same command continues from here."
+    )
+
+
+def test_logs_that_snakemake_has_shown_are_only_named():
+    Path("rank.log").write_text("line\n")
+    failed = Job("rank_layers", ("results/ranking",), log=("rank.log",))
+    assert after_failure(Graph([failed], []), [failed], logs_shown=True).splitlines() == [
+        "Failed: rank_layers; its log: rank.log",
+        "The same command continues from here.",
+    ]
+
+
+def test_a_job_that_was_killed_at_its_start_has_no_log():
+    failed = Job("rank_layers", ("results/ranking",), log=("logs/none.log",))
+    assert "not written" in after_failure(Graph([failed], []), [failed], logs_shown=False)
+
+
+def test_a_log_of_other_bytes_is_shown_all_the_same():
+    Path("rank.log").write_bytes(b"caf\xe9\n")
+    failed = Job("rank_layers", ("results/ranking",), log=("rank.log",))
+    assert "caf" in after_failure(Graph([failed], []), [failed], logs_shown=False)
+
+
+def test_an_interruption_has_nothing_to_add():
+    assert after_failure(Graph([], []), [], logs_shown=False) == ""
