@@ -18,7 +18,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 from project import CHECKOUT, write_yaml
 
-STAND_INS = {"smollm2-135m": "tiny", "/n5/": "/n2/"}
+STAND_INS: Mapping[str, str] = {"smollm2-135m": "tiny", "/n5/": "/n2/"}
 
 _BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*)(?P<attributes>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$",
@@ -76,9 +76,9 @@ def commands(block: Block) -> list[Command]:
     return found
 
 
-def stand_in(text: str) -> str:
+def stand_in(text: str, names: Mapping[str, str] = STAND_INS) -> str:
     """Exchange the default profile's model for the tiny one."""
-    for name, other in STAND_INS.items():
+    for name, other in names.items():
         text = text.replace(name, other)
     return text
 
@@ -93,9 +93,9 @@ def merged(content: Any, addition: Any) -> Any:
     return addition
 
 
-def write_block(block: Block, project: Path) -> None:
+def write_block(block: Block, project: Path, names: Mapping[str, str] = STAND_INS) -> None:
     """Do in a project what a block with `file=` or `into=` asks for."""
-    text = stand_in(block.text)
+    text = stand_in(block.text, names)
     if "file" in block.attributes:
         (project / block.attributes["file"]).write_text(text)
     if "into" in block.attributes:
@@ -130,29 +130,22 @@ def matches(shown: str, printed: str) -> bool:
     return re.fullmatch(pattern, lines) is not None
 
 
-def run_guide(
-    name: str, project: Path, prepare: Callable[[Path], None] = lambda project: None
-) -> int:
-    """Follow a guide in a project from its first block to its last.
-
-    Args:
-        name: The page.
-        project: A project that has built its page.
-        prepare: Puts there what the guide expects a reader to have.
+def follow(found: Iterable[Block], project: Path, page: str) -> int:
+    """Follow blocks of a page in order, and compare what each command prints.
 
     Returns:
         How many commands were run.
     """
-    prepare(project)
     count = 0
-    for block in blocks(name):
+    for block in found:
         if block.language != "console":
             write_block(block, project)
             continue
         for command in commands(block):
             run = type_command(command, project)
-            where = f"{name}, block of line {block.line}: {command.text}\n{run.stdout}"
-            assert run.returncode == int(block.attributes.get("exit", "0")), where
+            where = f"{page}, block of line {block.line}: {command.text}\n{run.stdout}"
             assert matches(stand_in(command.printed), run.stdout), where
             count += 1
+        # As in a shell, the last command decides.
+        assert run.returncode == int(block.attributes.get("exit", "0")), where
     return count

@@ -30,8 +30,13 @@ OTHER_OPTIONS = {
     "rocrate-validator": {"-p"},
 }
 
-# Names in examples that a reader is to replace by their own.
-EXAMPLES = {"lpsteps/width/my_pruning.py", "reports/published/repairs.csv"}
+# Files that a reader makes: by a command, or under a name of their own.
+MADE_BY_HAND = {
+    "config/my-profile.yaml",
+    "lpsteps/width/my_pruning.py",
+    "reports/published/repairs.csv",
+    "reports/tables.crate.zip",
+}
 
 
 @cache
@@ -100,7 +105,9 @@ def written_by_guides() -> set[str]:
 
 def is_there(name: str) -> bool:
     """Whether a file or folder is in the checkout, or made by a run or a guide."""
-    if name.rstrip("/") in written_by_guides() | EXAMPLES or any(CHECKOUT.glob(name.rstrip("/"))):
+    if name.rstrip("/") in written_by_guides() | MADE_BY_HAND or any(
+        CHECKOUT.glob(name.rstrip("/"))
+    ):
         return True
     sample = re.sub(r"\{\w+\}|\*|\.\.\.|<\w+>", "x", name.rstrip("/"))
     return any(
@@ -125,10 +132,11 @@ def test_files_are_there(page: str):
 def rules() -> set[str]:
     text = "".join(path.read_text() for path in (CHECKOUT / "workflow/rules").glob("*.smk"))
     steps = {path.stem for path in (CHECKOUT / "lpsteps/steps").glob("*.py")}
-    return {*re.findall(r"^rule (\w+):", text, flags=re.MULTILINE), *steps}
+    return {*re.findall(r"^rule (\w+):", text, flags=re.MULTILINE), *steps - {"__init__"}}
 
 
-@pytest.mark.parametrize("page", PAGES)
+# The reference lists keys, some of which begin like a rule.
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/config.md"])
 def test_rules_are_there(page: str):
     verbs = {rule.partition("_")[0] for rule in rules()} - {"build"}
     for span in code_spans(page):
