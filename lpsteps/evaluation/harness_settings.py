@@ -21,6 +21,7 @@ class HarnessSettings(BaseModel):
     counts the same, whichever task it belongs to.
 
     Attributes:
+        protocol: How the benchmark is scored.
         task: Name of the task in the harness; None for several.
         tasks: Names of several tasks, and for each the value of `task_column` in its rows.
         task_column: Column of the dataset that says which of `tasks` a row belongs to.
@@ -32,6 +33,7 @@ class HarnessSettings(BaseModel):
         shots: Solved examples in front of each question.
         fewshot_split: Split of the dataset that gives them.
         total: Documents in the whole split.
+        unit: Unit of the scores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

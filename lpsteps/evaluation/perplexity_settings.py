@@ -11,8 +11,11 @@ class PerplexitySettings(BaseModel):
     """Running text in windows of equal length, scored by perplexity.
 
     Attributes:
+        protocol: How the benchmark is scored.
         corpus: Entry of the data config that gives the text.
-        split: Split of the corpus that is scored.
+        split: Partition of the corpus that is scored.
+        metric: What the tables show.
+        unit: Unit of the scores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
