@@ -7,22 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
-from project import make_project, snakemake
+from finished_project import finished_project
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The project after `snakemake reports/tables.html`, built by the first worker that needs it."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "tiny"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "project/reports/tables.html").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
-            project = make_project(folder)
-            run = snakemake(project, "reports/tables.html")
-            assert run.returncode == 0, run.stdout
-    return folder / "project"
+    return finished_project(tmp_path_factory, worker_id)
 
 
 @pytest.fixture

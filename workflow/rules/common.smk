@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from lpsteps import workflow as jobs
-from lpsteps.config import load_config
+from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
 from lpsteps.fingerprint import closure, environment_digest
 from lpsteps.moments import MOMENTS_KINDS
@@ -18,6 +18,9 @@ from lpsteps.recovery.base import moments_kind
 jobs.run_programs_of(workflow.basedir)
 
 try:
+    # Snakemake has read them, too, but of a key that is there twice it kept the last one.
+    for path in workflow.configfiles:
+        read_yaml(Path(os.path.relpath(path)))
     CONFIG = load_config(
         config, [os.path.relpath(path) for path in workflow.configfiles]
     )
