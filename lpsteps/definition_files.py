@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.errors import LpstepsError, nearest
+from lpsteps.errors import LpstepsError, first_line, nearest
 from lpsteps.validation import validated
 
 
@@ -23,19 +23,49 @@ class FileDefinition(BaseModel):
 Definition = TypeVar("Definition", bound=FileDefinition)
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Plain data only, and no key twice, of which YAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping after a look at its keys."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            repeated = next(key for key, _ in node.value if keys.count(key.value) > 1)
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {repeated.value!r} is there twice",
+                problem_mark=[k for k, _ in node.value if k.value == repeated.value][-1].start_mark,
+            )
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml_file(path: Path) -> Any:
-    """Read a YAML file.
+    """Read a YAML file of plain data.
 
     Raises:
-        LpstepsError: The file is missing or is not YAML.
+        LpstepsError: The file is missing, is not YAML, or holds a key twice.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise LpstepsError(f"{path}: cannot be read ({reason})") from error
+        raise LpstepsError(f"{path}: cannot be read ({reason}); name a readable file") from error
+    except RecursionError as error:
+        raise LpstepsError(f"{path}: not valid YAML (nested too deeply); flatten it") from error
     except yaml.YAMLError as error:
-        raise LpstepsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise LpstepsError(f"{path}: not valid YAML ({_complaint(error)}); correct it") from error
+    except ValueError as error:
+        raise LpstepsError(
+            f"{path}: not valid YAML (no such date, or a number with too many digits); correct it"
+        ) from error
+
+
+def _complaint(error: yaml.YAMLError) -> str:
+    """Return what a YAML parser says and where, without the piece of the file that it quotes."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem is None:
+        return first_line(error)
+    mark = error.problem_mark
+    place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(filter(None, [error.context, error.problem])) + place
 
 
 def list_definitions(folder: Path) -> list[str]:

@@ -9,10 +9,22 @@ from collections.abc import Iterable
 class LpstepsError(Exception):
     """A mistake in the input, told in one line: where, what, what is allowed, how to fix it."""
 
+    def __init__(self, message: str) -> None:
+        """Keep the message on one line, whatever the input that it quotes holds."""
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return text with line ends and all that would steer a terminal written as escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
 
 def first_line(error: Exception) -> str:
     """Return the first line of what an exception says, or its type where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import errno
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,7 +23,7 @@ from typing import Any
 
 from lpsteps import fingerprint, provenance
 from lpsteps.artifacts import flush_to_disk, sha256_file, verify_file_manifest, write_json
-from lpsteps.errors import LpstepsError
+from lpsteps.errors import LpstepsError, first_line, printable
 
 _PARTIAL_PREFIX = ".partial-"
 
@@ -85,12 +87,14 @@ class StepRun:
         """Register an input by its hash and return it.
 
         Raises:
-            LpstepsError: It is missing.
+            LpstepsError: It is missing, or is not what the step that it comes from has written.
         """
         if not path.is_file():
             raise LpstepsError(f"{path}: no such file; build it with `snakemake --cores 1 {path}`")
         if path not in self._inputs:
-            self._inputs[path] = (sha256_file(path), path.stat())
+            status, digest = path.stat(), sha256_file(path)
+            provenance.check_recorded(path, digest)
+            self._inputs[path] = (digest, status)
         return path
 
     def read_manifest(self, path: Path) -> dict[str, Any]:
@@ -220,9 +224,13 @@ class StepRun:
             action()
 
     def discard(self) -> None:
-        """Remove whatever temporary files are left."""
+        """Remove whatever temporary files are left.
+
+        One that cannot be removed is no output either, and the next run of the step replaces it.
+        """
         for temporary in self._outputs.values():
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         for temporary in self._folders.values():
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -242,6 +250,13 @@ def _remove_strays(folder: Path, outputs: set[Path]) -> None:
             path.unlink()
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose own troubles stay silent: a full disk is told once, by the step's error line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Lose the message."""
+
+
 def _open_log(module: str, path: Path | None) -> logging.Logger:
     logger = logging.getLogger(module)
     logger.handlers.clear()
@@ -250,7 +265,7 @@ def _open_log(module: str, path: Path | None) -> logging.Logger:
     handler: logging.Handler = logging.NullHandler()
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler = _LogFile(path, mode="w", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     return logger
@@ -258,6 +273,31 @@ def _open_log(module: str, path: Path | None) -> logging.Logger:
 
 def _raise_terminated(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+_REMEDIES = {
+    errno.EACCES: "may not be written or read; correct its permissions",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "a file may not grow that large here; raise the limit (ulimit -f)",
+    errno.ENOSPC: "no space left on the disk; free some",
+    errno.ENOTDIR: "a file stands where a folder is needed; move it away",
+    errno.EPERM: "may not be written or read; correct its permissions",
+    errno.EROFS: "the file system is read-only; make it writable",
+}
+"""What to do about troubles of the machine, by their error number."""
+
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc")
+
+
+def _summary(error: Exception) -> str:
+    """Return one line on an error that is no mistake in the input, with a remedy if one is known."""
+    again = "then run the same command again"
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return f"not enough memory; end other programs or take a larger machine, {again}"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        file = f"{error.filename}: " if error.filename else ""
+        return printable(f"{file}{_REMEDIES[error.errno]}, {again}")
+    return printable(f"{type(error).__name__}: {first_line(error)}")
 
 
 def run_step(
@@ -283,9 +323,13 @@ def run_step(
     parser.add_argument("--log", type=Path, help="file for messages and tracebacks")
     add_arguments(parser)
     arguments = parser.parse_args(argv)
-    logger = _open_log(module, arguments.log)
-    previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
     rule = module.rpartition(".")[2]
+    try:
+        logger = _open_log(module, arguments.log)
+    except OSError as error:
+        print(f"error: {rule}: --log: {arguments.log}: {_summary(error)}", file=sys.stderr)
+        return 1
+    previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
     step: StepRun | None = None
     try:
         command = sys.argv[1:] if argv is None else argv
@@ -305,11 +349,7 @@ def run_step(
     except Exception as error:
         logger.error("%s", traceback.format_exc())
         where = f"; details in {arguments.log}" if arguments.log else ""
-        message = str(error).strip().splitlines()
-        summary = f"{type(error).__name__}: {message[0] if message else ''}"
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            summary = "no space left on the disk; free some, then run the same command again"
-        print(f"error: {rule}: {summary}{where}", file=sys.stderr)
+        print(f"error: {rule}: {_summary(error)}{where}", file=sys.stderr)
         return 1
     finally:
         if step is not None:

@@ -55,8 +55,29 @@ def read_record(output: Path) -> dict[str, Any]:
             f"{path}: schema {record.get('schema')!r}, expected {SCHEMA}; delete it to rebuild"
         )
     if seal(record)[SEAL] != record.get(SEAL):
-        raise LpstepsError(f"{path}: was edited after the step wrote it")
+        raise LpstepsError(f"{path}: was edited after the step wrote it; delete it to rebuild")
     return record
+
+
+def check_recorded(path: Path, sha256: str) -> None:
+    """Check a file against the record beside it, where it has one: disks and people change files.
+
+    Args:
+        path: The file, as its step was told it.
+        sha256: Its hash as it is now.
+
+    Raises:
+        LpstepsError: It is not what its step wrote, or the record was edited.
+    """
+    if not record_path(path).is_file():
+        return
+    record = read_record(path)
+    recorded = {entry["path"]: entry["sha256"] for entry in record["outputs"]}
+    if recorded.get(str(path), sha256) != sha256:
+        raise LpstepsError(
+            f"{path}: was changed after {record['rule']} wrote it; delete it, then run the same "
+            "command again"
+        )
 
 
 @functools.cache

@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
+from pydantic_core import ErrorDetails
 
 from lpsteps.errors import LpstepsError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MAPPING = "must be a mapping of keys to values"
+_INTEGER = "must be a whole number"
+_NUMBER = "must be a number"
+_TRUTH = "must be true or false"
+_LIST = "must be a list, such as [a, b]"
+_EXPECTED = {
+    "bool_parsing": _TRUTH,
+    "bool_type": _TRUTH,
+    "dict_type": _MAPPING,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_parsing_size": _INTEGER + " with fewer digits",
+    "int_type": _INTEGER,
+    "invalid_key": "a key must be text; put quotes around it",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": _LIST,
+    "literal_error": "must be {expected}",
+    "model_attributes_type": _MAPPING,
+    "model_type": _MAPPING,
+    "string_type": "must be text; put quotes around a number",
+    "too_long": "must list at most {max_length}",
+    "too_short": "must list at least {min_length}",
+    "tuple_type": _LIST,
+}
+"""What was expected, for the kinds of errors that pydantic tells in the words of Python."""
+
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._+-]*$": "letters, digits and . _ + -, a letter or digit first",
+    r"^[A-Za-z0-9][A-Za-z0-9._+-]*\.whl$": "the name of a file that ends in .whl",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$": "owner/name of a repository",
+    r"^[0-9][A-Za-z0-9.+!]*$": "an exact version, such as 1.2.3",
+    r"^[0-9a-f]{40}$": "a full commit hash, 40 hexadecimal digits",
+    r"^[0-9a-f]{64}$": "a SHA-256, 64 hexadecimal digits",
+    r"^[a-z0-9-]+$": "small letters, digits and -",
+    r"^[a-z0-9+-]+$": "small letters, digits, + and -",
+    r"^[a-z0-9_]+$": "small letters, digits and _",
+}
+"""What text that matches a pattern is."""
 
 
 def validated(model: type[Model], payload: Any, source: str) -> Model:
@@ -25,22 +72,71 @@ def validated(model: type[Model], payload: Any, source: str) -> Model:
         LpstepsError: The payload does not fit; the message names source, key and value, and for an
             unknown key the nearest one that is allowed.
     """
+    for path, number in _not_finite(payload, set()):
+        where = ".".join(path)
+        raise LpstepsError(f"{source}: {where}: {number}: must be a finite number")
     try:
         return model.model_validate(payload)
     except ValidationError as error:
         first = error.errors()[0]
-        parts, target = _followed(model, first["loc"])
-        key = ".".join(parts)
-        if first["type"] == "extra_forbidden" and _is_model(target):
-            known = [field.alias or name for name, field in target.model_fields.items()]
-            problem = f"unknown key, {nearest(parts[-1], known)}"
-        elif first["type"] == "missing":
-            problem = "required, but not given"
-        elif first["type"] == "value_error":
-            problem = first["msg"].removeprefix("Value error, ")
+        location = first["loc"]
+        if location and location[-1] == "[key]":
+            parts = [str(part) for part in location[:-2]]
+            problem = f"{shown(first['input'])}: not a name: {_expectation(first)}"
         else:
-            problem = f"{first['input']!r}: {first['msg']}"
-        raise LpstepsError(f"{source}: {key}: {problem}") from error
+            parts, target = _followed(model, location)
+            problem = _problem(first, parts, target)
+        where = f"{source}: {'.'.join(parts)}" if parts else source
+        raise LpstepsError(f"{where}: {problem}") from error
+
+
+class _Quoting(reprlib.Repr):
+    """Representations that fit into a line, also of what aliases make endlessly large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxstring = self.maxother = 120
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: cut short where it is long or deep."""
+    return _Quoting().repr(value)
+
+
+def _problem(error: ErrorDetails, parts: Sequence[str], target: Any) -> str:
+    """Return what is wrong with a value, and what would be right."""
+    if error["type"] == "extra_forbidden" and _is_model(target):
+        known = [field.alias or name for name, field in target.model_fields.items()]
+        return f"unknown key, {nearest(parts[-1], known)}"
+    if error["type"] == "missing":
+        return "required, but not given"
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    return f"{shown(error['input'])}: {_expectation(error)}"
+
+
+def _expectation(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch":
+        pattern = context["pattern"]
+        return f"must be {_PATTERNS.get(pattern, f'text that matches {pattern}')}"
+    expected = _EXPECTED.get(error["type"])
+    return error["msg"] if expected is None else expected.format(**context)
+
+
+def _not_finite(payload: Any, seen: set[int]) -> Iterator[tuple[list[str], float]]:
+    """Yield the places of NaN and of infinities, which no setting can mean."""
+    if isinstance(payload, float) and not math.isfinite(payload):
+        yield [], payload
+    # An alias may stand for the same list a million times over; it is looked into once.
+    if not isinstance(payload, Mapping | list | tuple) or id(payload) in seen:
+        return
+    seen.add(id(payload))
+    entries = payload.items() if isinstance(payload, Mapping) else enumerate(payload)
+    for key, value in entries:
+        for path, number in _not_finite(value, seen):
+            yield [str(key), *path], number
 
 
 def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:

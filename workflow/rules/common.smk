@@ -12,7 +12,7 @@ from snakemake.logging import logger
 
 from lpsteps import run_summary
 from lpsteps import workflow as jobs
-from lpsteps.config import load_config
+from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
 from lpsteps.fingerprint import closure, environment_digest
 from lpsteps.moments import MOMENTS_KINDS
@@ -21,6 +21,9 @@ from lpsteps.recovery.base import moments_kind
 jobs.run_programs_of(workflow.basedir)
 
 try:
+    # Snakemake has read them, too, but of a key that is there twice it kept the last one.
+    for path in workflow.configfiles:
+        read_yaml(Path(os.path.relpath(path)))
     CONFIG = load_config(
         config, [os.path.relpath(path) for path in workflow.configfiles]
     )
