@@ -27,15 +27,17 @@ check-harness: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) resources/models/$(CHECK_MODEL)/manifest.json
 	$(BIN)/python -m tests.check_harness --model $(CHECK_MODEL) --data-root $(DATA_ROOT) $(CHECKS)
 
-# Ratios measured side by side on this machine, into benchmarks/results.
-BENCH_WINDOWS := results/smollm2-135m/windows/wikipedia/calibration.parquet
-BENCH_PLAN := results/smollm2-135m/calibration/wikipedia/selection/llm-streamline/n5
-bench: $(INSTALLED)
-	$(BIN)/snakemake --cores $(CORES) $(BENCH_WINDOWS) $(BENCH_PLAN)/linearpatch/patch.manifest.json
-	$(BIN)/python -m benchmarks.distillation --model resources/models/smollm2-135m/manifest.json \
-		--compute results/smollm2-135m/compute.json \
-		--plan $(BENCH_PLAN)/plan.json --patch $(BENCH_PLAN)/linearpatch/patch.manifest.json \
-		--windows $(BENCH_WINDOWS) $(BENCH_ARGUMENTS)
+# Ratios measured side by side on this machine, into benchmarks/results, and the page that shows
+# them. `make bench-NAME` measures one; BENCH_ARGUMENTS are options of its program.
+BENCHMARKS := calibration perplexity question_answering distillation least_squares hadamard \
+	patch_application pipeline
+bench: $(BENCHMARKS:%=bench-%)
+
+.NOTPARALLEL: bench
+.PHONY: $(BENCHMARKS:%=bench-%)
+$(BENCHMARKS:%=bench-%): bench-%: report
+	$(BIN)/python -m benchmarks.$* $(BENCH_ARGUMENTS)
+	$(BIN)/python -m benchmarks.page
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

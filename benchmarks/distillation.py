@@ -1,7 +1,7 @@
 """Tokens per second of distillation, beside the procedure of LinearPatch's released code.
 
-Run it with ``make bench``. Everything computes in the same dtype on the same windows, one
-per step as in the released code:
+Run it with ``make bench-distillation``. Everything computes in the same dtype on the same windows,
+one per step as in the released code:
 
 - *official*: a pass of the dense model with its full logits, of which the K largest are kept as
   float16 probabilities and int64 indices; then the whole pruned model with its full logits, forward
@@ -38,6 +38,7 @@ from torch.nn.functional import log_softmax
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from benchmarks.inputs import PLAN_FOLDER, add_model_arguments, add_window_arguments
 from benchmarks.measure import (
     interleaved_seconds,
     median_of_ratios,
@@ -238,13 +239,17 @@ def _operations(run: Callable[[], object], windows: Sequence[torch.Tensor]) -> f
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation")
-    parser.add_argument("--compute", type=Path, required=True, help="compute.json of this machine")
-    parser.add_argument("--model", type=Path, required=True, help="manifest of the model's folder")
-    parser.add_argument("--plan", type=Path, required=True, help="plan with one gap, JSON")
-    parser.add_argument("--patch", type=Path, required=True, help="manifest of the start")
-    parser.add_argument("--windows", type=Path, required=True, help="windows, Parquet")
-    parser.add_argument("--count", type=int, default=2 * BATCH, help="windows per run")
-    parser.add_argument("--repetitions", type=int, default=7, help="measured runs")
+    add_model_arguments(parser)
+    add_window_arguments(parser, count=BATCH)
+    parser.add_argument(
+        "--plan", type=Path, default=PLAN_FOLDER / "plan.json", help="plan with one gap, JSON"
+    )
+    parser.add_argument(
+        "--patch",
+        type=Path,
+        default=PLAN_FOLDER / "linearpatch/patch.manifest.json",
+        help="manifest of the start",
+    )
     parser.add_argument("--top-k", type=int, default=100, help="outcomes per position")
     parser.add_argument("--teacher", type=Path, help="manifest of stored targets; null: made here")
     parser.add_argument("--only", choices=NAMES, help="run one twice and print its peak memory")

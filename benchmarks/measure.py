@@ -6,15 +6,17 @@ import statistics
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lpsteps.artifacts import write_json
+from lpsteps.errors import LpstepsError
 from lpsteps.fingerprint import ROOT
 from lpsteps.progress import track
-from lpsteps.provenance import git_state, machine
+from lpsteps.provenance import git_state, machine, peak_memory_bytes
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,9 +63,31 @@ def peak_memory_of(module: str, *arguments: str) -> int:
     )
 
 
-def write_result(name: str, facts: Mapping[str, Any]) -> Path:
+def figure(
+    name: str,
+    value: float,
+    unit: str = "times",
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> dict[str, Any]:
+    """Return one figure of a result as it is stored.
+
+    Args:
+        name: What it is, in words that stand in a table.
+        value: The measured number.
+        unit: ``times`` for a ratio, else its unit.
+        at_most: The limit that the project sets itself, where there is one.
+        at_least: The same for a number that has to be large.
+    """
+    limits = {"at_most": at_most, "at_least": at_least}
+    stated = {key: limit for key, limit in limits.items() if limit is not None}
+    return {"name": name, "value": float(f"{value:.6g}"), "unit": unit, **stated}
+
+
+def write_result(name: str, facts: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     """Write a result with the commit, the machine and the versions that it was measured with."""
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     this = machine()
     context = {
@@ -73,3 +97,43 @@ def write_result(name: str, facts: Mapping[str, Any]) -> Path:
     }
     write_json(path, {**facts, **context})
     return path
+
+
+def run_benchmark(
+    name: str,
+    add_arguments: Callable[[ArgumentParser], None],
+    measured: Callable[[Namespace], Mapping[str, Any]],
+    contender: Callable[[Namespace], Callable[[], object]] | None = None,
+) -> int:
+    """Measure, print the figures and write ``results/NAME.json``; or measure memory alone.
+
+    Args:
+        name: Name of the module in this package.
+        add_arguments: Adds the options.
+        measured: Does the work; returns ``settings`` and ``figures``.
+        contender: Returns the one that the option ``--only`` names. With this option it runs twice
+            and nothing is printed but the peak memory of this process in bytes, as
+            :func:`peak_memory_of` reads it.
+
+    Returns:
+        0, or 1 after an error, which is one line on standard error.
+    """
+    parser = ArgumentParser(prog=f"python -m benchmarks.{name}")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    try:
+        if contender is not None and arguments.only:
+            run = contender(arguments)
+            run()
+            run()
+            print(peak_memory_bytes())
+            return 0
+        result = measured(arguments)
+        path = write_result(name, result)
+    except LpstepsError as error:
+        print(f"error: {name}: {error}", file=sys.stderr)
+        return 1
+    for entry in result["figures"]:
+        print(f"{entry['name']}: {entry['value']:g} {entry['unit']}")
+    print(path)
+    return 0

@@ -23,6 +23,8 @@ from lpsteps.errors import LpstepsError
 PACKAGE = Path(__file__).resolve().parent.name
 ROOT = Path(__file__).resolve().parent.parent
 _DIGEST_LENGTH = 16
+# Where a node of the parse tree holds statements: blocks, and what itself consists of blocks.
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def module_path(module: str) -> Path | None:
@@ -40,9 +42,13 @@ def source_digest(source: str) -> str:
     Raises:
         SyntaxError: The source does not parse.
     """
-    tree = ast.parse(source)
+    return _tree_digest(ast.parse(source))
+
+
+def _tree_digest(tree: ast.Module) -> str:
+    """Return the digest of parsed source, whose docstrings are removed."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -54,38 +60,52 @@ def _is_type_checking(test: ast.expr) -> bool:
     return ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
-def _runtime_imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Walk all imports, also those inside functions, but not the ones for type checkers only."""
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        yield node
-        return
-    skip = node.body if isinstance(node, ast.If) and _is_type_checking(node.test) else []
-    for child in ast.iter_child_nodes(node):
-        if child not in skip:
-            yield from _runtime_imports(child)
+def _statements(node: ast.AST, *, for_type_checkers: bool = True) -> Iterator[ast.AST]:
+    """Walk a node and the statements inside it, whose expressions hold no further statement.
+
+    Args:
+        node: A module or a statement.
+        for_type_checkers: Whether to walk what only a type checker runs.
+    """
+    yield node
+    for name in _BLOCKS:
+        if (
+            not for_type_checkers
+            and name == "body"
+            and isinstance(node, ast.If)
+            and _is_type_checking(node.test)
+        ):
+            continue
+        for child in getattr(node, name, ()):
+            yield from _statements(child, for_type_checkers=for_type_checkers)
 
 
 def _imported_modules(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
+    """Yield what a module imports, also inside functions, but not for type checkers only."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in _runtime_imports(tree):
+    for node in _statements(tree, for_type_checkers=False):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-            continue
-        base = node.module or ""
-        if node.level:
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*parents, *([node.module] if node.module else [])])
-        yield base
-        yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 @functools.cache
-def _parse(path: Path, modified: int, size: int) -> tuple[str, ast.Module]:
+def _parse(module: str, path: Path, modified: int, size: int) -> tuple[str, tuple[str, ...]]:
+    """Return the digest of a module and the modules that it imports from this package."""
     source = path.read_text(encoding="utf-8")
     try:
-        return source_digest(source), ast.parse(source)
+        tree = ast.parse(source)
     except SyntaxError as error:
         raise LpstepsError(f"{path}:{error.lineno}: does not parse ({error.msg})") from error
+    imported = dict.fromkeys(_imported_modules(module, path, tree))
+    own = tuple(name for name in imported if name.split(".")[0] == PACKAGE)
+    return _tree_digest(tree), own
 
 
 def closure(modules: Iterable[str]) -> dict[str, str]:
@@ -109,12 +129,12 @@ def closure(modules: Iterable[str]) -> dict[str, str]:
     digests: dict[str, str] = {}
     while pending:
         module = pending.pop()
-        path = module_path(module) if module.split(".")[0] == PACKAGE else None
-        if module in digests or path is None:
+        path = None if module in digests else module_path(module)
+        if path is None:
             continue
         status = path.stat()
-        digests[module], tree = _parse(path, status.st_mtime_ns, status.st_size)
-        pending.extend(_imported_modules(module, path, tree))
+        digests[module], imported = _parse(module, path, status.st_mtime_ns, status.st_size)
+        pending.extend(imported)
         parts = module.split(".")
         pending.extend(".".join(parts[:length]) for length in range(1, len(parts)))
     return dict(sorted(digests.items()))

@@ -6,6 +6,7 @@ a rule names the one module that it uses, so an edit of a method reruns that met
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +23,11 @@ _PACKAGE = Path(__file__).parent
 _NOT_METHODS = {"__init__", "base", "ranking"}
 
 
-def method_names(kind: str) -> list[str]:
+@functools.cache
+def method_names(kind: str) -> tuple[str, ...]:
     """Return the names of all methods of a kind, which is a folder of the package, sorted."""
     files = (_PACKAGE / kind).glob("*.py")
-    return sorted(file.stem for file in files if file.stem not in _NOT_METHODS)
+    return tuple(sorted(file.stem for file in files if file.stem not in _NOT_METHODS))
 
 
 def method_module(kind: str, name: str) -> ModuleType:

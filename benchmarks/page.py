@@ -1,0 +1,113 @@
+"""Writes ``docs/performance.md`` from the results beside this file.
+
+Run it with ``python -m benchmarks.page``; ``make bench`` does after each benchmark. Every number on
+the page comes from a result, and what has not been measured says so. Whoever measures on another
+machine gets that machine's page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.measure import RESULTS
+from lpsteps.artifacts import read_json
+from lpsteps.fingerprint import ROOT
+
+PAGE = ROOT / "docs/performance.md"
+TEMPLATE = "performance.md.j2"
+BENCHMARKS = (
+    "calibration",
+    "perplexity",
+    "question_answering",
+    "distillation",
+    "least_squares",
+    "hadamard",
+    "patch_application",
+    "pipeline",
+)
+
+
+def limit_text(figure: Mapping[str, Any]) -> str:
+    """Return the limit of a figure in words, empty where it has none."""
+    if "at_most" in figure:
+        return f"at most {number_text(figure['at_most'])}"
+    if "at_least" in figure:
+        return f"at least {number_text(figure['at_least'])}"
+    return ""
+
+
+def is_kept(figure: Mapping[str, Any]) -> str:
+    """Return whether a figure keeps its limit, empty where it has none."""
+    if not limit_text(figure):
+        return ""
+    kept = figure.get("at_least", figure["value"]) <= figure["value"]
+    kept = kept and figure["value"] <= figure.get("at_most", figure["value"])
+    return "yes" if kept else "**no**"
+
+
+def number_text(value: float) -> str:
+    """Return a number with three digits, and without an exponent."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def commit_text(commit: Mapping[str, Any]) -> str:
+    """Return the commit of a result, and whether its files had been edited."""
+    if not commit:
+        return "unknown"
+    return f"{commit['commit'][:12]}{' with edits' if commit['dirty'] else ''}"
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return the settings of a result as one line."""
+    return "; ".join(f"{name.replace('_', ' ')}: {_plain(settings[name])}" for name in settings)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def render(folder: Path = RESULTS) -> str:
+    """Return the page.
+
+    Args:
+        folder: Where the results lie; a benchmark without one is shown as not measured.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {
+        "commit": commit_text,
+        "kept": is_kept,
+        "limit": limit_text,
+        "number": number_text,
+        "settings": settings_text,
+    }
+    paths = {name: folder / f"{name}.json" for name in BENCHMARKS}
+    results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    return environment.get_template(TEMPLATE).render(results=results)
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(render(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

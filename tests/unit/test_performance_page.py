@@ -1,0 +1,55 @@
+"""The page of measured times shows what the results hold, and says what has not been measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import page
+from benchmarks.measure import figure
+from lpsteps.artifacts import read_json, write_json
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert page.PAGE.read_text() == page.render(), "run `python -m benchmarks.page`"
+
+
+def test_every_benchmark_has_a_program_and_a_section(tmp_path: Path) -> None:
+    programs = {path.stem for path in Path(page.__file__).parent.glob("*.py")}
+    assert set(page.BENCHMARKS) <= programs
+    text = page.render(tmp_path)
+    for name in page.BENCHMARKS:
+        assert f"Not measured; run `make bench-{name}`." in text
+
+
+def test_a_result_is_shown_with_its_limits_and_conditions(tmp_path: Path) -> None:
+    result = {
+        "commit": {"commit": "a" * 40, "date": "2026-01-02", "dirty": True},
+        "figures": [
+            figure("kept", 1.234567, at_most=1.5),
+            figure("missed", 12345.6, "s", at_least=20000),
+            figure("free", 0.0, "MB"),
+        ],
+        "libraries": {"numpy": "1", "torch": "2", "transformers": "3"},
+        "machine": {"cores": 4, "processor": "Abacus"},
+        "settings": {"gaps": [[1, 2], [5, 6]], "tokens_per_window": 8},
+    }
+    write_json(tmp_path / "perplexity.json", result)
+    text = page.render(tmp_path)
+    assert "| kept | 1.23 | at most 1.5 | yes |" in text
+    assert "| missed | 12,346 s | at least 20,000 | **no** |" in text
+    assert "| free | 0 MB |  |  |" in text
+    assert "on Abacus, 4 cores; commit aaaaaaaaaaaa with edits;" in text
+    assert "gaps: 1, 2, 5, 6; tokens per window: 8." in text
+    assert "Not measured; run `make bench-perplexity`." not in text
+
+
+@pytest.mark.parametrize("name", page.BENCHMARKS)
+def test_results_name_no_host_and_no_path(name: str) -> None:
+    path = page.RESULTS / f"{name}.json"
+    if not path.is_file():
+        pytest.skip("not measured")
+    result = read_json(path)
+    assert set(result["machine"]) <= {"cores", "gpu", "processor"}
+    assert "/" not in str(result["settings"])
