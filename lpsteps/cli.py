@@ -1,4 +1,4 @@
-"""The command `lpsteps`: audit a page, explain a number, tell what is stale, sum up run times."""
+"""The command `lpsteps`: audit, explain, tell what is stale, sum up times, export a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 
 PAGE = Path("reports/tables.html")
+PROFILE = Path("config/config.yaml")
 
 
 @app.command()
@@ -134,6 +135,42 @@ def crate(
         f"{result.path}: {result.files} files, {result.bytes} bytes; "
         f"{result.described} more are described only"
     )
+
+
+@app.command("export")
+def export_variant(
+    model: Annotated[str, typer.Option(help="Entry of `models`")],
+    variant: Annotated[
+        str,
+        typer.Option(help="As in the results: dense, or SELECTION/nN/RECOVERY, or WIDTH/nN"),
+    ],
+    to: Annotated[Path, typer.Option(help="The folder to make")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there")] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="Upload it to this repository, OWNER/NAME, too", show_default=False),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make that repository public if it is new")
+    ] = False,
+    configfile: Annotated[Path, typer.Option(help="The profile")] = PROFILE,
+    cores: Annotated[str, typer.Option(help="As for snakemake")] = "all",
+) -> None:
+    """Write a pruned model as a checkpoint that other programs load; runs what is missing."""
+    from lpsteps.config import read_config
+    from lpsteps.export.delivery import check_target, deliver
+    from lpsteps.export.hub import push_to_hub as push
+    from lpsteps.export.planning import checkpoint_manifest
+    from lpsteps.export.run import build
+    from lpsteps.export.variant_names import named_variant
+
+    manifest = Path(checkpoint_manifest(named_variant(read_config(configfile), model, variant)))
+    check_target(to, replace=force)
+    build(manifest, configfile, cores)
+    deliver(manifest, to, replace=force)
+    print(f"{to}: exported {model}, {variant}")
+    if push_to_hub is not None:
+        print(push(to, push_to_hub, private=not public))
 
 
 @app.command()

@@ -139,6 +139,9 @@ class Model(Section):
         default=None, description="Rows of the embedding; null: told from the other sizes"
     )
     source: Source = Field(description="Where the weights come from")
+    licence: str = Field(
+        default="", description="Licence of the weights, for exports; empty: that of the archive"
+    )
     add_bos: bool = Field(default=False, description="Put the BOS token in front of every text")
     trust_remote_code: bool = Field(default=False, description="Run code from the model repository")
 

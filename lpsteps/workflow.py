@@ -168,7 +168,7 @@ def _with_method(config: Config, recovery: str) -> MethodRecovery:
     return entry if isinstance(entry, MethodRecovery) else _with_method(config, entry.start)
 
 
-def _recovery_method(config: Config, recovery: str) -> tuple[ModuleType, BaseModel]:
+def recovery_method(config: Config, recovery: str) -> tuple[ModuleType, BaseModel]:
     """Return the module of a recovery's method and its checked parameters."""
     entry = _with_method(config, recovery)
     method = methods.recovery_method(entry.method)
@@ -403,7 +403,7 @@ def _shape(config: Config, model: str) -> dict[str, Any]:
     }
 
 
-def _origin(config: Config, model: str) -> dict[str, str | None]:
+def model_origin(config: Config, model: str) -> dict[str, str | None]:
     """Return where a model comes from, in words, and which version or commit of it."""
     entry = config.definitions.models[model].source
     match model_source(config, model):
@@ -628,7 +628,7 @@ def distilled_recoveries(config: Config) -> list[str]:
 
 def recovery_needs(config: Config, recovery: str) -> frozenset[Need]:
     """Return what a recovery's method reads."""
-    return methods.recovery_needs(*_recovery_method(config, recovery))
+    return methods.recovery_needs(*recovery_method(config, recovery))
 
 
 def measure_moments_spec(config: Config, calibration: str, kind: str) -> dict[str, Any]:
@@ -913,7 +913,7 @@ def recovery_facts(config: Config, calibration: str, recovery: str) -> dict[str,
     when they are cut.
     """
     entry = config.definitions.recoveries[recovery]
-    method, params = _recovery_method(config, recovery)
+    method, params = recovery_method(config, recovery)
     distillation = None
     if isinstance(entry, DistilledRecovery):
         distillation = _distillation_facts(config, entry)
@@ -993,7 +993,7 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
         "models": {
             model: {
                 "title": definitions.models[model].title,
-                **_origin(config, model),
+                **model_origin(config, model),
                 **_shape(config, model),
             }
             for model in models(config)

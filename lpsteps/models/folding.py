@@ -96,8 +96,9 @@ def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
     """
     family = model.config.model_type
     check_plan(model, plan, patches)
-    for gap in patches.gaps:
-        _check_foldable(gap, family)
+    obstacle = folding_obstacle(patches, family)
+    if obstacle is not None:
+        raise LpstepsError(obstacle)
     survivors = surviving_layers(plan, patches)
     apply_plan(model, plan, PatchSet(replacements=patches.replacements, restored=patches.restored))
     decoder = decoder_of(model)
@@ -116,20 +117,32 @@ def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
         _rotate_head(model, frame.rotation)
 
 
-def _check_foldable(gap: GapPatch, family: str) -> None:
+def folding_obstacle(patches: PatchSet, family: str) -> str | None:
+    """Return why patches cannot be folded into a stock architecture; None where they can.
+
+    Args:
+        patches: The patches.
+        family: The model's `config.model_type`.
+    """
+    obstacles = (_gap_obstacle(gap, family) for gap in patches.gaps)
+    return next((obstacle for obstacle in obstacles if obstacle is not None), None)
+
+
+def _gap_obstacle(gap: GapPatch, family: str) -> str | None:
     for operation in gap.operations:
         subject = f"patch: [{gap.start}, {gap.end}): {operation.kind}"
         if operation.kind not in ("scalar", "rotation"):
-            raise LpstepsError(
+            return (
                 f"{subject}: cannot be folded into a stock architecture; only scalar and rotation "
                 "can"
             )
         if operation.kind == "rotation" and family not in _ROTATABLE:
-            obstacle = _ROTATION_OBSTACLES.get(family, "this has not been worked out")
-            raise LpstepsError(
-                f"{subject}: cannot be folded into {family}: {obstacle}; possible for "
+            reason = _ROTATION_OBSTACLES.get(family, "this has not been worked out")
+            return (
+                f"{subject}: cannot be folded into {family}: {reason}; possible for "
                 f"{', '.join(_ROTATABLE)}"
             )
+    return None
 
 
 def _rescale_layer(layer: nn.Module, scale: float, family: str) -> None:

@@ -1,0 +1,29 @@
+"""Running the workflow for a checkpoint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from lpsteps.errors import LpstepsError
+
+
+def build(manifest: Path, configfile: Path, cores: str) -> None:
+    """Run Snakemake for a checkpoint; it does nothing where all is there and current.
+
+    Args:
+        manifest: The checkpoint's manifest.
+        configfile: The profile.
+        cores: A number, or `all`.
+
+    Raises:
+        LpstepsError: The working directory is no project, or the run fails; Snakemake has said why.
+    """
+    if not Path("Snakefile").is_file():
+        raise LpstepsError("no Snakefile here; run `lpsteps export` in the project's folder")
+    arguments = ["--cores", cores, "--configfile", str(configfile), "--", str(manifest)]
+    run = subprocess.run([sys.executable, "-m", "snakemake", *arguments], check=False)
+    if run.returncode != 0:
+        command = " ".join(["snakemake", *arguments])
+        raise LpstepsError(f"{manifest}: not built, see above; the command was `{command}`")

@@ -1,0 +1,67 @@
+"""Take a variant away: a checkpoint that other programs load. Nothing else asks for one."""
+
+from lpsteps.export import planning as exports
+
+
+def exported_variant(wildcards):
+    """The variant that a job exports."""
+    return jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
+
+
+def exported_scores(wildcards):
+    """`{benchmark: file}` of the scores that the model card shows."""
+    return exports.score_files(CONFIG, exported_variant(wildcards))
+
+
+def exported_dense_scores(wildcards):
+    """`{benchmark: file}` of the dense model's scores beside them."""
+    return exports.dense_score_files(CONFIG, exported_variant(wildcards))
+
+
+def modeling_inputs(wildcards):
+    """The source of the model class that the checkpoint may have to bring along."""
+    source = exports.modeling_file(exported_variant(wildcards))
+    return {"modeling": source} if source else {}
+
+
+rule export_model:
+    input:
+        unpack(variant_inputs),
+        unpack(modeling_inputs),
+        model="resources/models/{model}/manifest.json",
+        compute="results/{model}/compute.json",
+        scores=lambda wildcards: list(exported_scores(wildcards).values()),
+        dense_scores=lambda wildcards: list(exported_dense_scores(wildcards).values()),
+    output:
+        manifest="results/{model}/{lineage}/checkpoint/manifest.json",
+        record=record("results/{model}/{lineage}/checkpoint/manifest.json"),
+    log:
+        "logs/export_model/{model}/{lineage}.log",
+    benchmark:
+        "results/runtime/export_model/{model}/{lineage}.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+    params:
+        spec=lambda wildcards: exports.export_model_spec(
+            CONFIG, exported_variant(wildcards)
+        ),
+        code=code("lpsteps.steps.export_model"),
+        env=ENVIRONMENT,
+        variant=lambda wildcards: options(
+            {**variant_inputs(wildcards), **modeling_inputs(wildcards)},
+            "plan",
+            "patch-manifest",
+            "width-manifest",
+            "modeling",
+        ),
+        scores=lambda wildcards: named_options("score", exported_scores(wildcards)),
+        dense_scores=lambda wildcards: named_options(
+            "dense-score", exported_dense_scores(wildcards)
+        ),
+    message:
+        "Exporting {wildcards.model}/{wildcards.lineage}"
+    shell:
+        "python -m lpsteps.steps.export_model --model {input.model} --compute {input.compute}"
+        " {params.variant} {params.scores} {params.dense_scores} --manifest {output.manifest}"
+        " --spec {params.spec:q} --log {log}"
