@@ -27,5 +27,9 @@ rule all:
         "reports/tables.html",
 
 
+# Downloads run where Snakemake does: the nodes of many clusters have no network.
 localrules:
     all,
+    fetch_archive,
+    fetch_model,
+    fetch_data,

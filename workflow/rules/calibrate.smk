@@ -12,6 +12,8 @@ rule choose_dtype:
     benchmark:
         "results/runtime/choose_dtype/{model}.tsv"
     threads: ALL_CORES
+    resources:
+        **model_job(lambda wildcards: SHORT_JOB_MB),
     params:
         spec={"dtype": CONFIG.profile.dtype},
         code=code("lpsteps.steps.choose_dtype"),
@@ -42,7 +44,7 @@ rule extend_windows:
     threads: ALL_CORES
     resources:
         # The keys and values of the windows that are written side by side lie beside the model.
-        mem_mb=lambda wildcards: 4500 + jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: 4500 + jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.extend_windows_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.extend_windows"),
@@ -71,7 +73,7 @@ rule calibrate:
         "results/runtime/calibrate/{model}.{calibration}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.calibrate_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.calibrate"),
@@ -103,7 +105,7 @@ rule measure_token_scales:
         "results/runtime/measure_token_scales/{model}.{calibration}.{selection}.n{n}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: 1000 + jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: 1000 + jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.measure_token_scales_spec(
             CONFIG, wildcards.calibration

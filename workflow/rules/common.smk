@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
+from lpsteps import job_resources
 from lpsteps import workflow as jobs
 from lpsteps.config import load_config
 from lpsteps.errors import LpstepsError
@@ -28,8 +29,19 @@ except LpstepsError as error:
 
 
 # A model uses all cores of the machine by itself, so that results do not depend on --cores, and
-# two such jobs at a time would only be in each other's way. A cluster's profile sets its own.
-ALL_CORES = workflow.cores or 8
+# two such jobs at a time would only be in each other's way. On a cluster, where nobody says how many
+# cores there are, its profile's `max-threads` is what a job asks for.
+ALL_CORES = (
+    workflow.resource_settings.cores or workflow.resource_settings.max_threads or 1
+)
+
+SHORT_JOB_MB = 1500
+SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
+
+
+def model_job(megabytes, **conditions):
+    """What a job that runs a model asks for, see lpsteps.job_resources.model_job."""
+    return job_resources.model_job(CONFIG, megabytes, **conditions)
 
 
 @cache

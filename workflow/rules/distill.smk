@@ -22,7 +22,7 @@ rule store_teacher:
         store=alternatives(jobs.teacher_stores(CONFIG)),
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.store_teacher_spec(CONFIG, wildcards.store),
         code=code("lpsteps.steps.store_teacher"),
@@ -62,8 +62,10 @@ rule distill:
         recovery=alternatives(jobs.distilled_recoveries(CONFIG)),
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.distill_mb(
-            CONFIG, wildcards.model, wildcards.recovery
+        **model_job(
+            lambda wildcards: jobs.distill_mb(
+                CONFIG, wildcards.model, wildcards.recovery
+            )
         ),
     params:
         spec=lambda wildcards: jobs.distill_spec(CONFIG, wildcards.recovery),

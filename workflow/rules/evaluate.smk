@@ -28,7 +28,7 @@ for suite, entry in CONFIG.profile.suites.items():
             f"results/runtime/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.tsv"
         threads: ALL_CORES
         resources:
-            mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+            **model_job(lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)),
         params:
             spec=lambda wildcards, suite=suite: jobs.evaluate_spec(
                 CONFIG, wildcards.model, wildcards.lineage, suite

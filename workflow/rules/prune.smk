@@ -23,7 +23,7 @@ rule prune_width:
         "results/runtime/prune_width/{model}.{calibration}.{width}.n{n}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.prune_width_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: jobs.prune_width_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.prune_width_spec(
             CONFIG, wildcards.calibration, wildcards.width, int(wildcards.n)

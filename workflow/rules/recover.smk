@@ -27,8 +27,12 @@ rule measure_moments:
         "results/runtime/measure_moments/{model}.{calibration}.{selection}.n{n}.{moments}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)
-        + jobs.moments_mb(CONFIG, wildcards.model, int(wildcards.n), wildcards.moments),
+        **model_job(
+            lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)
+            + jobs.moments_mb(
+                CONFIG, wildcards.model, int(wildcards.n), wildcards.moments
+            )
+        ),
     params:
         spec=lambda wildcards: jobs.measure_moments_spec(
             CONFIG, wildcards.calibration, wildcards.moments
@@ -69,8 +73,12 @@ rule build_patch:
             else 1
         )
     resources:
-        mem_mb=lambda wildcards: jobs.build_patch_mb(
-            CONFIG, wildcards.model, int(wildcards.n), wildcards.recovery
+        **model_job(
+            lambda wildcards: jobs.build_patch_mb(
+                CONFIG, wildcards.model, int(wildcards.n), wildcards.recovery
+            ),
+            runs_model=lambda wildcards: "model"
+            in jobs.recovery_needs(CONFIG, wildcards.recovery),
         ),
     params:
         spec=lambda wildcards: jobs.build_patch_spec(

@@ -20,8 +20,12 @@ rule rank_layers:
             else 1
         )
     resources:
-        mem_mb=lambda wildcards: jobs.rank_layers_mb(
-            CONFIG, wildcards.model, wildcards.selection
+        **model_job(
+            lambda wildcards: jobs.rank_layers_mb(
+                CONFIG, wildcards.model, wildcards.selection
+            ),
+            runs_model=lambda wildcards: "model"
+            in jobs.selection_needs(CONFIG, wildcards.selection),
         ),
     params:
         spec=lambda wildcards: jobs.rank_layers_spec(
@@ -54,6 +58,8 @@ rule choose_layers:
         "logs/choose_layers/{model}.{calibration}.{selection}.n{n}.log",
     benchmark:
         "results/runtime/choose_layers/{model}.{calibration}.{selection}.n{n}.tsv"
+    resources:
+        **SHORT_JOB,
     params:
         spec=lambda wildcards: jobs.choose_layers_spec(
             CONFIG, wildcards.model, wildcards.selection, int(wildcards.n)
