@@ -76,14 +76,16 @@ def model_job(
             return model_minutes(config, wildcards.model)
         return SHORT_JOB_MINUTES
 
-    def gpus(wildcards: Any) -> int:
-        return config.definitions.models[wildcards.model].gpus if runs_model(wildcards) else 0
+    # None is no request at all; some executors take 0 for one.
+    def gpus(wildcards: Any) -> int | None:
+        count = config.definitions.models[wildcards.model].gpus if runs_model(wildcards) else 0
+        return count or None
 
     name = config.profile.gpu_gres
 
-    def gres(wildcards: Any) -> str:
+    def gres(wildcards: Any) -> str | None:
         count = gpus(wildcards)
-        return f"{name}:{count}" if count else ""
+        return None if count is None else f"{name}:{count}"
 
     return {
         "mem_mb": per_attempt(megabytes),

@@ -16,7 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PROGRAMS = ("munged", "munge", "unmunge", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scancel")
+PROGRAMS = (
+    "munged",
+    "munge",
+    "unmunge",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "squeue",
+    "sinfo",
+    "scancel",
+)
 MARK = "# Written by tests/slurm/single_node.py"
 # The plugin takes all variables of Slurm's from a job, SLURM_CONF too: only the standard place works.
 CONFIG = Path("/etc/slurm")
@@ -102,6 +112,14 @@ def _wait_for_idle_node(seconds: float) -> None:
         time.sleep(0.2)
 
 
+def _cancel_all_jobs(seconds: float) -> None:
+    """Cancel what still runs, and wait until it has ended: a node that stops leaves its jobs alive."""
+    deadline = time.monotonic() + seconds
+    while _run("squeue", "--noheader") and time.monotonic() < deadline:
+        _run("scancel", "--user", "root")
+        time.sleep(1)
+
+
 def _stop(pid_file: Path) -> None:
     """Stop the daemon that wrote this file, and no other."""
     if not pid_file.exists():
@@ -135,8 +153,9 @@ def single_node_slurm() -> Iterator[None]:
         _run("slurmd", "-c")
         _wait_for_idle_node(20)
         yield
-        _run("scancel", "--user", "root")
     finally:
+        if (STATE / "slurmctld.pid").exists():
+            _cancel_all_jobs(30)
         for pid_file in (STATE / "slurmd.pid", STATE / "slurmctld.pid", MUNGE / "munged.pid"):
             _stop(pid_file)
         (CONFIG / "slurm.conf").unlink()

@@ -41,6 +41,7 @@ rule extend_windows:
         "results/runtime/extend_windows/{model}.{calibration}.tsv"
     wildcard_constraints:
         calibration=alternatives(jobs.extended_calibrations(CONFIG)),
+    cache: SHARED
     threads: ALL_CORES
     resources:
         # The keys and values of the windows that are written side by side lie beside the model.
@@ -49,6 +50,7 @@ rule extend_windows:
         spec=lambda wildcards: jobs.extend_windows_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.extend_windows"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}",
     message:
         "Adding text of {wildcards.model}'s own to {wildcards.calibration}"
     shell:
@@ -71,6 +73,7 @@ rule calibrate:
         "logs/calibrate/{model}.{calibration}.log",
     benchmark:
         "results/runtime/calibrate/{model}.{calibration}.tsv"
+    cache: SHARED
     threads: ALL_CORES
     resources:
         **model_job(lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)),
@@ -78,6 +81,7 @@ rule calibrate:
         spec=lambda wildcards: jobs.calibrate_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.calibrate"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}",
     message:
         "Calibrating {wildcards.model} on {wildcards.calibration}"
     shell:
@@ -103,6 +107,7 @@ rule measure_token_scales:
         "logs/measure_token_scales/{model}.{calibration}.{selection}.n{n}.log",
     benchmark:
         "results/runtime/measure_token_scales/{model}.{calibration}.{selection}.n{n}.tsv"
+    cache: SHARED
     threads: ALL_CORES
     resources:
         **model_job(lambda wildcards: 1000 + jobs.memory_mb(CONFIG, wildcards.model)),
@@ -112,6 +117,7 @@ rule measure_token_scales:
         ),
         code=code("lpsteps.steps.measure_token_scales"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}/{n}",
     message:
         "Measuring token-wise scalings of {wildcards.model}, {wildcards.selection},"
         " {wildcards.n} layers"

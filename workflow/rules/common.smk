@@ -35,6 +35,9 @@ ALL_CORES = (
     workflow.resource_settings.cores or workflow.resource_settings.max_threads or 1
 )
 
+# Dear and deterministic results are shared between working copies, if Snakemake runs with --cache.
+SHARED = workflow.workflow_settings.cache is not None
+
 SHORT_JOB_MB = 1500
 SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
 
@@ -51,7 +54,11 @@ def code(*modules):
 
 
 def record(path):
-    """The provenance record that a step writes beside an output."""
+    """The provenance record that a step writes beside an output.
+
+    Records name paths. Rules whose outputs Snakemake can share between working copies (`cache`) have
+    a param `place`, so that two entries with equal settings do not share one.
+    """
     return f"{path}.record.json"
 
 

@@ -49,17 +49,16 @@ rule distill:
         patch=f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors",
         manifest=f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json",
         training=f"{PLAN_FOLDER}/{{recovery}}/training.parquet",
-        records=[
-            record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
-            record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
-            record(f"{PLAN_FOLDER}/{{recovery}}/training.parquet"),
-        ],
+        patch_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
+        manifest_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
+        training_record=record(f"{PLAN_FOLDER}/{{recovery}}/training.parquet"),
     log:
         "logs/distill/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
     benchmark:
         "results/runtime/distill/{model}.{calibration}.{selection}.n{n}.{recovery}.tsv"
     wildcard_constraints:
         recovery=alternatives(jobs.distilled_recoveries(CONFIG)),
+    cache: SHARED
     threads: ALL_CORES
     resources:
         **model_job(
@@ -71,6 +70,7 @@ rule distill:
         spec=lambda wildcards: jobs.distill_spec(CONFIG, wildcards.recovery),
         code=code("lpsteps.steps.distill"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}/{n}/{recovery}",
         text=lambda wildcards: " ".join(
             named_options(part, training_text(wildcards, part))
             for part in ("fit", "heldout")

@@ -13,6 +13,7 @@ rule rank_layers:
         "logs/rank_layers/{model}.{calibration}.{selection}.log",
     benchmark:
         "results/runtime/rank_layers/{model}.{calibration}.{selection}.tsv"
+    cache: SHARED
     threads:
         lambda wildcards: (
             ALL_CORES
@@ -36,6 +37,7 @@ rule rank_layers:
             *jobs.selection_modules(CONFIG, wildcards.selection),
         ),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}",
         inputs=lambda wildcards: options(
             selection_inputs(wildcards), "stats", "model", "compute", "windows"
         ),
