@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow check-harness bench lint format lock schema reference screenshot clean
+.PHONY: report test test-slow test-slurm check-harness bench lint format lock schema reference screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -18,6 +18,13 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGUMENTS)
+
+# A real Slurm of one node, started and stopped by the tests; needs root and Debian's packages.
+test-slurm: $(INSTALLED)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[slurm]
+	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGUMENTS)
 
 # Scores of the dense model beside those of lm-eval's own command line, question by question, and
 # perplexities beside plain transformers, on the files in DATA_ROOT. NAME=LIMIT takes a part.

@@ -23,6 +23,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/overheads.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/export.smk"
+include: "workflow/rules/sharing.smk"
 
 
 rule all:
@@ -31,8 +32,12 @@ rule all:
         "reports/tables.html",
 
 
+# Downloads run where Snakemake does: the nodes of many clusters have no network.
 localrules:
     all,
+    fetch_archive,
+    fetch_model,
+    fetch_data,
 
 
 # Not for `--touch`, which runs nothing.

@@ -52,6 +52,8 @@ Repository = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
 """A repository on the Hugging Face hub, `owner/name`; it is also a path below `model_root`."""
+GenericResource = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(:[A-Za-z0-9_.]+)?$")]
+"""A generic resource of Slurm, without a number."""
 
 
 def _stays_below(path: str) -> str:
@@ -144,6 +146,9 @@ class Model(Section):
     )
     add_bos: bool = Field(default=False, description="Put the BOS token in front of every text")
     trust_remote_code: bool = Field(default=False, description="Run code from the model repository")
+    gpus: int = Field(
+        default=0, ge=0, description="GPUs that a job which runs the model asks a cluster for"
+    )
 
 
 class HubDataset(Section):
@@ -397,6 +402,11 @@ class Profile(Section):
     )
     hub_data: bool = Field(
         default=False, description="Take datasets from the hub that are in no other place"
+    )
+    gpu_gres: GenericResource | None = Field(
+        default=None,
+        description="What a Slurm cluster that knows --gres only calls its GPUs, `gpu` or "
+        "`gpu:TYPE`; null: asked for by their number",
     )
 
 

@@ -290,7 +290,7 @@ _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|
 
 
 def _summary(error: Exception) -> str:
-    """Return one line on an error that is no mistake in the input, with a remedy if one is known."""
+    """Return one line on an error that is no mistake in the input, with its remedy if known."""
     again = "then run the same command again"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return f"not enough memory; end other programs or take a larger machine, {again}"

@@ -182,7 +182,7 @@ def recovery_unsuited(config: Config, recovery: str, n: int) -> str | None:
         lacking = config.lacking_text(entry.distillation)
         if lacking is not None:
             return lacking
-    method, _ = _recovery_method(config, recovery)
+    method, _ = recovery_method(config, recovery)
     return methods.unsuited(method, n)
 
 

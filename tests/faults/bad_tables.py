@@ -8,7 +8,6 @@ from typing import Any
 from faults.bad_input import BadInput
 from faults.commands import Command, Ended, Step, plan
 from faults.workspace import DELETE, Workspace
-
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.benchmark import load_benchmark
 

@@ -12,6 +12,8 @@ rule choose_dtype:
     benchmark:
         "results/runtime/choose_dtype/{model}.tsv"
     threads: ALL_CORES
+    resources:
+        **model_job(lambda wildcards: SHORT_JOB_MB),
     params:
         spec={"dtype": CONFIG.profile.dtype},
         code=code("lpsteps.steps.choose_dtype"),
@@ -39,14 +41,16 @@ rule extend_windows:
         "results/runtime/extend_windows/{model}.{calibration}.tsv"
     wildcard_constraints:
         calibration=alternatives(jobs.extended_calibrations(CONFIG)),
+    cache: SHARED
     threads: ALL_CORES
     resources:
         # The keys and values of the windows that are written side by side lie beside the model.
-        mem_mb=lambda wildcards: 4500 + jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: 4500 + jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.extend_windows_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.extend_windows"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}",
     message:
         "Adding text of {wildcards.model}'s own to {wildcards.calibration}"
     shell:
@@ -69,13 +73,15 @@ rule calibrate:
         "logs/calibrate/{model}.{calibration}.log",
     benchmark:
         "results/runtime/calibrate/{model}.{calibration}.tsv"
+    cache: SHARED
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.calibrate_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.calibrate"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}",
     message:
         "Calibrating {wildcards.model} on {wildcards.calibration}"
     shell:
@@ -101,15 +107,17 @@ rule measure_token_scales:
         "logs/measure_token_scales/{model}.{calibration}.{selection}.n{n}.log",
     benchmark:
         "results/runtime/measure_token_scales/{model}.{calibration}.{selection}.n{n}.tsv"
+    cache: SHARED
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: 1000 + jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: 1000 + jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.measure_token_scales_spec(
             CONFIG, wildcards.calibration
         ),
         code=code("lpsteps.steps.measure_token_scales"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}/{n}",
     message:
         "Measuring token-wise scalings of {wildcards.model}, {wildcards.selection},"
         " {wildcards.n} layers"

@@ -10,7 +10,7 @@ sys.path.insert(0, workflow.basedir)
 
 from snakemake.logging import logger
 
-from lpsteps import run_summary
+from lpsteps import job_resources, run_summary
 from lpsteps import workflow as jobs
 from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
@@ -34,8 +34,22 @@ except LpstepsError as error:
 
 
 # A model uses all cores of the machine by itself, so that results do not depend on --cores, and
-# two such jobs at a time would only be in each other's way. A cluster's profile sets its own.
-ALL_CORES = workflow.cores or 8
+# two such jobs at a time would only be in each other's way. On a cluster, where nobody says how many
+# cores there are, its profile's `max-threads` is what a job asks for.
+ALL_CORES = (
+    workflow.resource_settings.cores or workflow.resource_settings.max_threads or 1
+)
+
+# Dear and deterministic results are shared between working copies, if Snakemake runs with --cache.
+SHARED = workflow.workflow_settings.cache is not None
+
+SHORT_JOB_MB = 1500
+SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
+
+
+def model_job(megabytes, **conditions):
+    """What a job that runs a model asks for, see lpsteps.job_resources.model_job."""
+    return job_resources.model_job(CONFIG, megabytes, **conditions)
 
 
 @cache
@@ -45,7 +59,11 @@ def code(*modules):
 
 
 def record(path):
-    """The provenance record that a step writes beside an output."""
+    """The provenance record that a step writes beside an output.
+
+    Records name paths. Rules whose outputs Snakemake can share between working copies (`cache`) have
+    a param `place`, so that two entries with equal settings do not share one.
+    """
     return f"{path}.record.json"
 
 

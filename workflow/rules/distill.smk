@@ -22,7 +22,7 @@ rule store_teacher:
         store=alternatives(jobs.teacher_stores(CONFIG)),
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.store_teacher_spec(CONFIG, wildcards.store),
         code=code("lpsteps.steps.store_teacher"),
@@ -49,26 +49,28 @@ rule distill:
         patch=f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors",
         manifest=f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json",
         training=f"{PLAN_FOLDER}/{{recovery}}/training.parquet",
-        records=[
-            record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
-            record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
-            record(f"{PLAN_FOLDER}/{{recovery}}/training.parquet"),
-        ],
+        patch_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
+        manifest_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
+        training_record=record(f"{PLAN_FOLDER}/{{recovery}}/training.parquet"),
     log:
         "logs/distill/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
     benchmark:
         "results/runtime/distill/{model}.{calibration}.{selection}.n{n}.{recovery}.tsv"
     wildcard_constraints:
         recovery=alternatives(jobs.distilled_recoveries(CONFIG)),
+    cache: SHARED
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.distill_mb(
-            CONFIG, wildcards.model, wildcards.recovery
+        **model_job(
+            lambda wildcards: jobs.distill_mb(
+                CONFIG, wildcards.model, wildcards.recovery
+            )
         ),
     params:
         spec=lambda wildcards: jobs.distill_spec(CONFIG, wildcards.recovery),
         code=code("lpsteps.steps.distill"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}/{n}/{recovery}",
         text=lambda wildcards: " ".join(
             named_options(part, training_text(wildcards, part))
             for part in ("fit", "heldout")

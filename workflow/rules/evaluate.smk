@@ -1,5 +1,15 @@
 """Score variants: one job per variant and suite, one JSON per benchmark."""
 
+
+def score_outputs(folder, benchmarks):
+    """The scores of a suite and their records, each by a name as `cache` needs it."""
+    scores = {name: f"{folder}/scores/{name}.json" for name in benchmarks}
+    return {
+        **{f"score_{name}": path for name, path in scores.items()},
+        **{f"record_{name}": record(path) for name, path in scores.items()},
+    }
+
+
 # Snakemake fixes the number of outputs of a rule, and suites differ in theirs: a rule for each.
 for suite, entry in CONFIG.profile.suites.items():
 
@@ -14,27 +24,22 @@ for suite, entry in CONFIG.profile.suites.items():
                 jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
             ),
         output:
-            scores=[
-                f"results/{{model}}/{{lineage}}/scores/{name}.json"
-                for name in entry.benchmarks
-            ],
-            records=[
-                record(f"results/{{model}}/{{lineage}}/scores/{name}.json")
-                for name in entry.benchmarks
-            ],
+            **score_outputs("results/{model}/{lineage}", entry.benchmarks),
         log:
             f"logs/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.log",
         benchmark:
             f"results/runtime/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.tsv"
+        cache: SHARED
         threads: ALL_CORES
         resources:
-            mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+            **model_job(lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)),
         params:
             spec=lambda wildcards, suite=suite: jobs.evaluate_spec(
                 CONFIG, wildcards.model, wildcards.lineage, suite
             ),
             code=code(f"lpsteps.steps.evaluate_{entry.protocol}"),
             env=ENVIRONMENT,
+            place="{model}/{lineage}",
             step=f"lpsteps.steps.evaluate_{entry.protocol}",
             variant=lambda wildcards: options(
                 variant_inputs(wildcards), "plan", "patch-manifest", "width-manifest"

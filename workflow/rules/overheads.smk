@@ -16,7 +16,7 @@ rule measure_overheads:
     # All cores, so that nothing runs beside what is timed.
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.overheads_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: jobs.overheads_mb(CONFIG, wildcards.model)),
     params:
         spec=jobs.measure_overheads_spec(CONFIG),
         code=code("lpsteps.steps.measure_overheads"),

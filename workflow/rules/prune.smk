@@ -13,17 +13,16 @@ rule prune_width:
     output:
         tensors=f"{WIDTH_FOLDER}/width.safetensors",
         manifest=f"{WIDTH_FOLDER}/width.manifest.json",
-        records=[
-            record(f"{WIDTH_FOLDER}/width.safetensors"),
-            record(f"{WIDTH_FOLDER}/width.manifest.json"),
-        ],
+        tensors_record=record(f"{WIDTH_FOLDER}/width.safetensors"),
+        manifest_record=record(f"{WIDTH_FOLDER}/width.manifest.json"),
     log:
         "logs/prune_width/{model}.{calibration}.{width}.n{n}.log",
     benchmark:
         "results/runtime/prune_width/{model}.{calibration}.{width}.n{n}.tsv"
+    cache: SHARED
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.prune_width_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: jobs.prune_width_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.prune_width_spec(
             CONFIG, wildcards.calibration, wildcards.width, int(wildcards.n)
@@ -33,6 +32,7 @@ rule prune_width:
             *jobs.width_modules(CONFIG, wildcards.width),
         ),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{width}/{n}",
     message:
         "Pruning the width of {wildcards.model} by {wildcards.width}, as much as"
         " {wildcards.n} layers"

@@ -17,24 +17,28 @@ rule measure_moments:
     output:
         moments=f"{PLAN_FOLDER}/moments/{{moments}}.safetensors",
         manifest=f"{PLAN_FOLDER}/moments/{{moments}}.manifest.json",
-        records=[
-            record(f"{PLAN_FOLDER}/moments/{{moments}}.safetensors"),
-            record(f"{PLAN_FOLDER}/moments/{{moments}}.manifest.json"),
-        ],
+        moments_record=record(f"{PLAN_FOLDER}/moments/{{moments}}.safetensors"),
+        manifest_record=record(f"{PLAN_FOLDER}/moments/{{moments}}.manifest.json"),
     log:
         "logs/measure_moments/{model}.{calibration}.{selection}.n{n}.{moments}.log",
     benchmark:
         "results/runtime/measure_moments/{model}.{calibration}.{selection}.n{n}.{moments}.tsv"
+    cache: SHARED
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)
-        + jobs.moments_mb(CONFIG, wildcards.model, int(wildcards.n), wildcards.moments),
+        **model_job(
+            lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)
+            + jobs.moments_mb(
+                CONFIG, wildcards.model, int(wildcards.n), wildcards.moments
+            )
+        ),
     params:
         spec=lambda wildcards: jobs.measure_moments_spec(
             CONFIG, wildcards.calibration, wildcards.moments
         ),
         code=code("lpsteps.steps.measure_moments"),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}/{n}",
     message:
         "Measuring {wildcards.moments} moments of {wildcards.model}, {wildcards.selection},"
         " {wildcards.n} layers"
@@ -52,16 +56,15 @@ rule build_patch:
     output:
         patch=f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors",
         manifest=f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json",
-        records=[
-            record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
-            record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
-        ],
+        patch_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
+        manifest_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
     log:
         "logs/build_patch/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
     benchmark:
         "results/runtime/build_patch/{model}.{calibration}.{selection}.n{n}.{recovery}.tsv"
     wildcard_constraints:
         recovery=alternatives(jobs.method_recoveries(CONFIG)),
+    cache: SHARED
     threads:
         lambda wildcards: (
             ALL_CORES
@@ -69,8 +72,12 @@ rule build_patch:
             else 1
         )
     resources:
-        mem_mb=lambda wildcards: jobs.build_patch_mb(
-            CONFIG, wildcards.model, int(wildcards.n), wildcards.recovery
+        **model_job(
+            lambda wildcards: jobs.build_patch_mb(
+                CONFIG, wildcards.model, int(wildcards.n), wildcards.recovery
+            ),
+            runs_model=lambda wildcards: "model"
+            in jobs.recovery_needs(CONFIG, wildcards.recovery),
         ),
     params:
         spec=lambda wildcards: jobs.build_patch_spec(
@@ -81,6 +88,7 @@ rule build_patch:
             *jobs.recovery_modules(CONFIG, wildcards.recovery),
         ),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}/{n}/{recovery}",
         inputs=lambda wildcards: options(
             recovery_inputs(wildcards), "stats", "moments", "compute", "windows"
         ),

@@ -53,6 +53,8 @@ rule build_tables:
         "logs/build_tables/tables.log",
     benchmark:
         "results/runtime/build_tables/tables.tsv"
+    resources:
+        **SHORT_JOB,
     params:
         code=code("lpsteps.steps.build_tables"),
         env=ENVIRONMENT,
@@ -82,6 +84,8 @@ rule render_report:
         "logs/render_report/tables.log",
     benchmark:
         "results/runtime/render_report/tables.tsv"
+    resources:
+        **SHORT_JOB,
     params:
         spec={},
         code=code("lpsteps.steps.render_report"),

@@ -62,7 +62,12 @@ rule convert_model:
         ),
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model),
+        mem_mb=job_resources.per_attempt(
+            lambda wildcards: 2 * jobs.memory_mb(CONFIG, wildcards.model)
+        ),
+        runtime=job_resources.per_attempt(
+            lambda wildcards: job_resources.model_minutes(CONFIG, wildcards.model)
+        ),
     params:
         spec=lambda wildcards: jobs.convert_model_spec(CONFIG, wildcards.model),
         code=code("lpsteps.steps.convert_model"),
@@ -134,6 +139,8 @@ rule tokenize_corpus:
         "logs/tokenize_corpus/{model}.{corpus}.{split}.log",
     benchmark:
         "results/runtime/tokenize_corpus/{model}.{corpus}.{split}.tsv"
+    resources:
+        **SHORT_JOB,
     params:
         spec=lambda wildcards: jobs.tokenize_corpus_spec(
             CONFIG, wildcards.model, wildcards.corpus, wildcards.split

@@ -13,6 +13,7 @@ rule rank_layers:
         "logs/rank_layers/{model}.{calibration}.{selection}.log",
     benchmark:
         "results/runtime/rank_layers/{model}.{calibration}.{selection}.tsv"
+    cache: SHARED
     threads:
         lambda wildcards: (
             ALL_CORES
@@ -20,8 +21,12 @@ rule rank_layers:
             else 1
         )
     resources:
-        mem_mb=lambda wildcards: jobs.rank_layers_mb(
-            CONFIG, wildcards.model, wildcards.selection
+        **model_job(
+            lambda wildcards: jobs.rank_layers_mb(
+                CONFIG, wildcards.model, wildcards.selection
+            ),
+            runs_model=lambda wildcards: "model"
+            in jobs.selection_needs(CONFIG, wildcards.selection),
         ),
     params:
         spec=lambda wildcards: jobs.rank_layers_spec(
@@ -32,6 +37,7 @@ rule rank_layers:
             *jobs.selection_modules(CONFIG, wildcards.selection),
         ),
         env=ENVIRONMENT,
+        place="{model}/{calibration}/{selection}",
         inputs=lambda wildcards: options(
             selection_inputs(wildcards), "stats", "model", "compute", "windows"
         ),
@@ -54,6 +60,8 @@ rule choose_layers:
         "logs/choose_layers/{model}.{calibration}.{selection}.n{n}.log",
     benchmark:
         "results/runtime/choose_layers/{model}.{calibration}.{selection}.n{n}.tsv"
+    resources:
+        **SHORT_JOB,
     params:
         spec=lambda wildcards: jobs.choose_layers_spec(
             CONFIG, wildcards.model, wildcards.selection, int(wildcards.n)
