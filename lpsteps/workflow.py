@@ -108,9 +108,13 @@ def run_programs_of(project: str) -> None:
 
 def models(config: Config) -> list[str]:
     """Return the models that any table or figure of the profile shows, sorted."""
-    profile = config.profile
-    shown = (*profile.tables.values(), *profile.figures.values())
-    return sorted({model for row in shown for model in row})
+    return sorted(_models_in_order(config))
+
+
+def _models_in_order(config: Config) -> list[str]:
+    """Return the same models in the order in which the profile names them first."""
+    shown = (*config.profile.tables.values(), *config.profile.figures.values())
+    return list(dict.fromkeys(model for row in shown for model in row))
 
 
 def variants(config: Config) -> dict[Variant, list[str]]:
@@ -990,6 +994,7 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
             figure: {model: list(counts) for model, counts in row.items()}
             for figure, row in profile.figures.items()
         },
+        "order": _models_in_order(config),
         "models": {
             model: {
                 "title": definitions.models[model].title,

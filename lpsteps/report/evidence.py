@@ -6,7 +6,7 @@ That is score files, plans, patch manifests and training curves.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -188,8 +188,10 @@ class BuildSpec(BaseModel):
     Attributes:
         profile: Path of the config file of the run.
         calibration: The calibration of rows that name none.
-        tables: Per table, the models with the pruning levels to show, in display order.
+        tables: Per table, the models with the pruning levels to show.
         figures: The same per figure.
+        order: Models in display order. A record keeps its keys sorted, so that an audit would not
+            know it from the tables.
         models: Facts per model id.
         variants: What each variant folder holds.
         plans: What the plan in each folder is for.
@@ -210,6 +212,7 @@ class BuildSpec(BaseModel):
     calibration: str
     tables: dict[str, dict[str, list[int]]]
     figures: dict[str, dict[str, list[int]]] = {}
+    order: tuple[str, ...] = ()
     models: dict[str, ModelFacts]
     variants: dict[str, VariantFacts]
     plans: dict[str, PlanFacts]
@@ -234,12 +237,23 @@ def parse_build_spec(content: Mapping[str, Any]) -> BuildSpec:
         LpstepsError: A key is missing, unknown or of the wrong type, or a name is not defined.
     """
     spec = validated(BuildSpec, dict(content), "--spec")
-    shown = (*spec.tables.values(), *spec.figures.values())
-    named = {model for entry in shown for model in entry}
+    named = {model for row in (*spec.tables.values(), *spec.figures.values()) for model in row}
     named |= {variant.model for variant in spec.variants.values()}
     for model in sorted(named - spec.models.keys()):
         raise LpstepsError(f"--spec: models: '{model}' is used but not described")
-    return spec
+    kinds = {"tables": spec.tables, "figures": spec.figures}
+    return spec.model_copy(
+        update={
+            kind: {name: _ordered(row, spec.order) for name, row in shown.items()}
+            for kind, shown in kinds.items()
+        }
+    )
+
+
+def _ordered(row: Mapping[str, list[int]], order: Sequence[str]) -> dict[str, list[int]]:
+    """Put models into an order; those that it lacks stay behind the others."""
+    places = {model: place for place, model in enumerate(order)}
+    return dict(sorted(row.items(), key=lambda entry: places.get(entry[0], len(places))))
 
 
 class Samples(BaseModel):

@@ -42,6 +42,16 @@ def test_payload_counts_ids_and_bytes(run: Run) -> None:
     assert canonical_json(payload) == canonical_json(run.build())
 
 
+def test_a_record_with_sorted_keys_gives_the_same_order(run: Run) -> None:
+    """An audit has the settings from a record alone."""
+    assert list(run.spec["tables"]["table01"]) == [SMALL, LARGE]
+    run.spec["order"] = [SMALL, LARGE]
+    before = run.build()
+    run.spec = json.loads(canonical_json(run.spec))
+    assert list(run.spec["tables"]["table01"]) == [LARGE, SMALL]
+    assert canonical_json(run.build()) == canonical_json(before)
+
+
 def test_csv_gives_the_exact_values_back(run: Run) -> None:
     import csv
 

@@ -185,7 +185,7 @@ def profile() -> dict[str, object]:
         "tables": {
             "table02": {"tiny": [2]},
             "table06": {"tiny": [2]},
-            "table08": {"tiny": [2, 1], "tiny-b": [1]},
+            "table08": {"tiny-b": [1], "tiny": [2, 1]},
             "rivals": {"tiny": [2]},
         },
         "figures": {
