@@ -46,6 +46,7 @@ GUIDES: dict[str, Callable[[Path], None]] = {
     "docs/add-a-table.md": bring_nothing,
     "docs/invalidation.md": bring_nothing,
     "docs/provenance.md": bring_nothing,
+    "docs/status.md": bring_nothing,
 }
 
 
