@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lpsteps.errors import LpstepsError, first_line
@@ -65,20 +65,26 @@ def write_json(path: Path, payload: Mapping[str, Any]) -> None:
     flush_to_disk(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "delete it to rebuild it") -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is not one, for a file that no step makes.
 
     Raises:
         LpstepsError: The file is missing, is not JSON, or holds something else than an object.
     """
     try:
         payload = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LpstepsError(f"{path}: no such file; make it, or correct the path") from error
     except OSError as error:
         raise LpstepsError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise LpstepsError(f"{path}: not valid JSON ({error}); delete it to rebuild it") from error
+    except (ValueError, RecursionError) as error:
+        raise LpstepsError(f"{path}: not valid JSON ({error}); {remedy}") from error
     if not isinstance(payload, dict):
-        raise LpstepsError(f"{path}: expected a JSON object; delete it to rebuild it")
+        raise LpstepsError(f"{path}: expected a JSON object; {remedy}")
     return payload
 
 
@@ -185,7 +191,10 @@ def verified_tensors(
     digests = tensor_digests(tensors)
     for name in sorted(listed.keys() | digests.keys()):
         if digests.get(name) != listed.get(name):
-            raise LpstepsError(f"{path}: {name}: not the tensor that {manifest_path} lists")
+            raise LpstepsError(
+                f"{path}: {name}: not the tensor that {manifest_path} lists; "
+                "delete both to rebuild them"
+            )
     return tensors
 
 
@@ -197,6 +206,26 @@ def file_manifest(folder: Path, names: Iterable[str]) -> dict[str, Any]:
             for name in sorted(names)
         }
     }
+
+
+def listed_files(manifest: Mapping[str, Any], manifest_path: Path) -> dict[str, dict[str, Any]]:
+    """Return the files that a manifest lists, which lie in its own folder or below.
+
+    Raises:
+        LpstepsError: It lists none, or one without a hash, or one in another folder.
+    """
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(facts, dict) and isinstance(facts.get("sha256"), str) for facts in files.values()
+    ):
+        raise LpstepsError(f"{manifest_path}: files: no hashes there; delete it to rebuild it")
+    for name in files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise LpstepsError(
+                f"{manifest_path}: files: {name!r}: lies outside of the folder; delete the "
+                "manifest to rebuild it"
+            )
+    return files
 
 
 def verify_file_manifest(manifest_path: Path) -> dict[str, Any]:
@@ -212,7 +241,7 @@ def verify_file_manifest(manifest_path: Path) -> dict[str, Any]:
         LpstepsError: A file is missing or differs; the message names it and the way out.
     """
     manifest = read_json(manifest_path)
-    for name, expected in manifest["files"].items():
+    for name, expected in listed_files(manifest, manifest_path).items():
         path = manifest_path.parent / name
         if not path.is_file():
             raise LpstepsError(

@@ -89,7 +89,8 @@ def stream_statistics(
     vocabulary = model.config.vocab_size
     if windows.size and not 0 <= windows.min() <= windows.max() < vocabulary:
         raise LpstepsError(
-            f"windows: token id {windows.max()}: the model's vocabulary has {vocabulary} entries"
+            f"windows: token ids {windows.min()} to {windows.max()}: the model's vocabulary has "
+            f"{vocabulary} entries; delete the windows to cut them anew"
         )
     decoder = decoder_of(model)
     boundaries = len(decoder.layers) + 1

@@ -323,5 +323,8 @@ def read_patches(manifest_path: Path) -> PatchSet:
     for key in ("parameters", "foldable"):
         stated, found = getattr(manifest, key), getattr(patches, key)
         if stated != found:
-            raise LpstepsError(f"{manifest_path}: {key}: {stated}: but the patches give {found}")
+            raise LpstepsError(
+                f"{manifest_path}: {key}: {stated}: but the patches give {found}; delete it to "
+                "rebuild it"
+            )
     return patches

@@ -125,9 +125,15 @@ def read_plan(path: Path) -> Plan:
     try:
         plan = Plan(contents.n_layers, tuple(contents.layers), tuple(contents.order))
     except LpstepsError as error:
-        raise LpstepsError(f"{path}: {error}") from error
+        raise LpstepsError(f"{path}: {error}; delete it to rebuild it") from error
     if contents.n != len(plan.layers):
-        raise LpstepsError(f"{path}: n: {contents.n}: but {len(plan.layers)} layers are listed")
+        raise LpstepsError(
+            f"{path}: n: {contents.n}: but {len(plan.layers)} layers are listed; "
+            "delete it to rebuild it"
+        )
     if contents.gaps != [list(gap) for gap in plan.gaps]:
-        raise LpstepsError(f"{path}: gaps: {contents.gaps}: do not follow from the layers listed")
+        raise LpstepsError(
+            f"{path}: gaps: {contents.gaps}: do not follow from the layers listed; "
+            "delete it to rebuild it"
+        )
     return plan

@@ -83,8 +83,13 @@ class StepRun:
         """The rule's name, which is also the last part of the module's name."""
         return self.module.rpartition(".")[2]
 
-    def read(self, path: Path) -> Path:
+    def read(self, path: Path, *, as_recorded: bool = True) -> Path:
         """Register an input by its hash and return it.
+
+        Args:
+            path: The file.
+            as_recorded: Whether it must be what its own record says; False for a step that goes
+                through the records by itself.
 
         Raises:
             LpstepsError: It is missing, or is not what the step that it comes from has written.
@@ -93,7 +98,8 @@ class StepRun:
             raise LpstepsError(f"{path}: no such file; build it with `snakemake --cores 1 {path}`")
         if path not in self._inputs:
             status, digest = path.stat(), sha256_file(path)
-            provenance.check_recorded(path, digest)
+            if as_recorded:
+                provenance.check_recorded(path, digest)
             self._inputs[path] = (digest, status)
         return path
 
@@ -290,7 +296,7 @@ _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|
 
 
 def _summary(error: Exception) -> str:
-    """Return one line on an error that is no mistake in the input, with its remedy if known."""
+    """Return one line on an error that is no mistake in the input, with the remedy if known."""
     again = "then run the same command again"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return f"not enough memory; end other programs or take a larger machine, {again}"

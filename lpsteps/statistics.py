@@ -35,6 +35,7 @@ IDENTITY = "identity"
 _MEAN_ABSOLUTE = "mean_absolute"
 _COSINES = ("cosine", "last_token_cosine", "token_axis_cosine")
 _METADATA_KEYS = ("n_layers", "hidden_size", "basis", "model")
+_COLUMNS = {"sample", "statistic", "basis", "boundary", "other", "tokens", "values"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +212,9 @@ class Statistics:
         metadata = {
             key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
         }
-        if any(key not in metadata for key in _METADATA_KEYS):
+        if any(key not in metadata for key in _METADATA_KEYS) or not set(
+            table.column_names
+        ) >= _COLUMNS:
             raise LpstepsError(f"{path}: not a statistics file; delete it to rebuild it")
         boundaries = int(metadata["n_layers"]) + 1
         hidden_size = int(metadata["hidden_size"])

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from lpsteps.artifacts import read_json
+from lpsteps.data.finite_weights import check_finite
 from lpsteps.data.specs import MODEL_SUFFIXES, Spec
 from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_pinned_code, model_size
@@ -51,7 +52,9 @@ def take_local_model(source: Path, folder: Path, with_code: bool) -> None:
         LpstepsError: The folder is missing or has no config.json or no safetensors weights.
     """
     if not (source / "config.json").is_file():
-        raise LpstepsError(f"{source}: no config.json there; expected the folder of a model")
+        raise LpstepsError(
+            f"{source}: no config.json there; expected the folder of a model; correct path"
+        )
     if not any(source.glob("*.safetensors")):
         pickled = sorted(path.name for path in (*source.glob("*.bin"), *source.glob("*.pt*")))
         found = f", only {pickled[0]}, which could run code when read" if pickled else ""
@@ -87,7 +90,9 @@ def count_parameters(folder: Path) -> ParameterCount:
             with safe_open(path, framework="numpy") as tensors:
                 shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise LpstepsError(f"{path}: not a valid safetensors file ({error})") from error
+            raise LpstepsError(
+                f"{path}: not a valid safetensors file ({error}); fetch it again"
+            ) from error
     return count_shapes(shapes, read_json(folder / "config.json"), str(folder))
 
 
@@ -134,13 +139,16 @@ def check_tokenizer_code(folder: Path) -> None:
 
 
 def check_model(folder: Path, expected: ExpectedModel) -> None:
-    """Compare a model's files with what its config entry says.
+    """Compare a model's files with what its config entry says, and look at every weight.
 
     Raises:
-        LpstepsError: They differ; the message names the key to correct in config/models.yaml.
+        LpstepsError: They differ (the message names the key to correct in config/models.yaml), or a
+            weight is not finite.
     """
     config = read_json(folder / "config.json")
     count = count_parameters(folder)
+    for path in sorted(folder.glob("*.safetensors")):
+        check_finite(path)
     counted = {"parameters": count.total, "layer_parameters": count.layer}
     for key, value in expected.model_dump(exclude_none=True).items():
         found = counted.get(key) or model_size(config, key, "config.json")

@@ -23,6 +23,18 @@ from lpsteps.progress import elapsed
 
 Extractor = Callable[[Path], pa.Table]
 
+_DAMAGE = (
+    pa.ArrowException,
+    ValueError,
+    KeyError,
+    TypeError,
+    OSError,
+    EOFError,
+    RecursionError,
+    zlib.error,
+)
+"""What reading a damaged file may raise."""
+
 _LETTERS = "ABCDEFGH"
 _BOOLQ = re.compile(r"(?P<passage>.*)\nQuestion: (?P<question>.*)\?\nAnswer:", re.DOTALL)
 _ARC = re.compile(r"Question: (?P<question>.*)\nAnswer:", re.DOTALL)
@@ -66,15 +78,15 @@ def extract(paths: Sequence[Path], format_name: str, columns: Sequence[str]) -> 
         LpstepsError: The format is unknown, a column is missing or a file is damaged.
     """
     if format_name not in EXTRACTORS:
-        raise LpstepsError(f"format: {format_name}: {nearest(format_name, EXTRACTORS)}")
+        raise LpstepsError(f"{paths[0]}: format: {format_name}: {nearest(format_name, EXTRACTORS)}")
     tables = []
     for path in paths:
         try:
             with elapsed(f"reading {path.name}"):
                 table = EXTRACTORS[format_name](path)
-        except (pa.ArrowException, ValueError, KeyError, OSError, EOFError, zlib.error) as error:
+        except _DAMAGE as error:
             raise LpstepsError(
-                f"{path}: not a valid {format_name} file ({first_line(error)})"
+                f"{path}: not a valid {format_name} file ({first_line(error)}); get it anew"
             ) from error
         if format_name == "text" and len(columns) == 1:
             table = table.rename_columns(list(columns))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lpsteps.data.extract import select_columns
 from lpsteps.errors import LpstepsError
@@ -46,6 +46,7 @@ def hub_table(
     # The Hub's client finds out by itself whether this is a terminal, this library does not.
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    _limit_silence()
     with hub_answers(repo, revision[:12], _DATA_REMEDY):
         dataset = datasets.load_dataset(repo, config, split=split, revision=revision)
     table: pa.Table = dataset.with_format("arrow")[:]
@@ -68,6 +69,7 @@ def hub_file(repo: str, revision: str, name: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
+    _limit_silence()
     with hub_answers(repo, revision[:12], _DATA_REMEDY):
         return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
 
@@ -85,9 +87,14 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
         LpstepsError: The Hub cannot be reached or refuses, or holds no safetensors weights.
     """
     import shutil
+    import sys
 
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    _limit_silence()
     patterns = [*_MODEL_FILES, *(["*.py"] if with_code else [])]
     with hub_answers(repo, revision[:12], _MODEL_REMEDY):
         snapshot_download(
@@ -104,6 +111,19 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
         )
     # What the download keeps to resume itself is no part of the model.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _limit_silence() -> None:
+    """Give up on a hub that is silent: for all but files, its client would wait for ever."""
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def factory() -> Any:
+        client = default_client_factory()
+        client.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        return client
+
+    set_client_factory(factory)
 
 
 @contextmanager

@@ -24,8 +24,9 @@ def read_windows(path: Path) -> npt.NDArray[np.int64]:
     lengths = {len(window) for window in windows}
     if len(lengths) != 1 or min(lengths) < 2:
         raise LpstepsError(
-            f"{path}: {len(windows)} windows of {sorted(lengths)} tokens: expected windows of one "
-            "length, at least 2"
+            f"{path}: {len(windows)} windows of {min(lengths, default=0)} to "
+            f"{max(lengths, default=0)} tokens: expected windows of one length, at least 2; delete "
+            "it to cut them anew"
         )
     return np.asarray(windows, dtype=np.int64)
 

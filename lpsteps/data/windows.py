@@ -86,7 +86,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool) -> To
     starts = [start for start, _ in encoding["offset_mapping"]] if tokenizer.is_fast else None
     if add_bos:
         if tokenizer.bos_token_id is None:
-            raise LpstepsError("add_bos: true: the tokenizer of this model has no BOS token")
+            raise LpstepsError(
+                "add_bos: true: the tokenizer of this model has no BOS token; set it to false"
+            )
         ids = [tokenizer.bos_token_id, *ids]
         starts = None if starts is None else [0, *starts]
     return TokenStream(
@@ -198,7 +200,10 @@ def random_windows(
                 if long_enough[document]:
                     break
             if len(long_enough) == len(names) and not any(long_enough.values()):
-                raise LpstepsError(f"length: {length}: no document has more tokens than that")
+                raise LpstepsError(
+                    f"length: {length}: no document has more tokens than that; "
+                    "ask for shorter windows"
+                )
         start = generator.randint(0, len(ids) - length - 1)
         token_ids[window] = ids[start : start + length]
         documents.append([names[document]])

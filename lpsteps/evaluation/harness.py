@@ -249,13 +249,34 @@ def _load_task(
     try:
         # Only a member of a group keeps its own definition underneath the overrides.
         loaded = manager.load({"group": "local", "task": [overrides]})
-    except (KeyError, IndexError, AttributeError) as error:
+    # It tries the templates on the first document, and they raise whatever they run into.
+    except Exception as error:
         raise LpstepsError(
             f"{source}: cannot be read as the data of {name} ({error!r}); it needs rows with the "
             "columns of the dataset on the Hub"
         ) from error
     task: ConfigurableTask = loaded["tasks"][name]
     return task
+
+
+def _check_documents(local: LocalTask, name: str, source: Path) -> None:
+    """Check that the harness can make a question, choices and an answer of every document.
+
+    Raises:
+        LpstepsError: It cannot; the message names file and row.
+    """
+    task = local.task
+    for row, document in zip(local.rows, task.test_docs(), strict=True):
+        try:
+            task.doc_to_text(document)
+            task.doc_to_choice(document)
+            task.doc_to_target(document)
+        # The templates of the tasks raise whatever their expressions run into.
+        except Exception as error:
+            raise LpstepsError(
+                f"{source}: row {row} cannot be read as the data of {name} ({error}); it needs "
+                "the columns of the dataset on the Hub"
+            ) from error
 
 
 def _template(task: ConfigurableTask) -> dict[str, Any]:
@@ -320,8 +341,9 @@ def score_benchmark(
         LpstepsError: Task, data or metric do not fit together.
     """
     tasks = load_tasks(benchmark, data, limit=limit, fewshot=fewshot)
-    for local in tasks.values():
+    for name, local in tasks.items():
         local.task.set_fewshot_seed(seed=seed)
+        _check_documents(local, name, data)
     results = evaluate(
         model, {"tasks": {name: local.task for name, local in tasks.items()}}, bootstrap_iters=0
     )

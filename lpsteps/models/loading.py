@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -134,17 +135,44 @@ def load_model(
     check_remote_code(config, f"{folder}/config.json", trusted)
     # Steps show their own progress, and only on a terminal.
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=trusted and needs_code(config),
+            # What does not fit is told here, by name.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:
         raise LpstepsError(f"{folder}: cannot be loaded: {first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    _check_loaded(folder, found)
     model.requires_grad_(False)
     model = cast(PreTrainedModel, model.eval().to(device or default_device()))
     check_head(model)
     return model
+
+
+def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
+    """Check that every weight came from the files: the library makes up the others at random.
+
+    Args:
+        folder: Folder of the model.
+        found: What the library says of the loading.
+
+    Raises:
+        LpstepsError: A weight is not in the files, or has another shape there.
+    """
+    remedy = f"{folder}/config.json and the weights are not of one model; fetch both again"
+    for name, there, wanted in sorted(found["mismatched_keys"]):
+        raise LpstepsError(
+            f"{folder}: {name}: has the shape {list(there)}, not {list(wanted)}: {remedy}"
+        )
+    for name in sorted(found["missing_keys"]):
+        raise LpstepsError(f"{folder}: {name}: is not in the weights: {remedy}")

@@ -24,6 +24,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trusts_code(folder)
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise LpstepsError(f"{folder}: no tokenizer: {first_line(error)}") from error
+    # The library raises whatever its reading of a damaged file runs into.
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise LpstepsError(
+            f"{folder}: no tokenizer can be read there ({type(error).__name__}: "
+            f"{first_line(error)}); restore its tokenizer files"
+        ) from error
     return cast("PreTrainedTokenizerBase", tokenizer)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from lpsteps.data.checkpoints import (
 )
 from lpsteps.data.hub import hub_model
 from lpsteps.data.specs import Revision, Spec
+from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_family, check_remote_code
 from lpsteps.program import StepRun, run_step
 from lpsteps.progress import elapsed
@@ -71,12 +73,9 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     else:
         take_local_model(spec.source.path, folder, spec.trust_remote_code)
         origin = {"kind": spec.source.kind}
-    config = read_json(folder / "config.json")
-    check_family(config, "config.json")
-    check_remote_code(config, "config.json", spec.trust_remote_code)
-    if spec.trust_remote_code:
-        check_tokenizer_code(folder)
-    check_model(folder, spec.expected)
+    source = spec.source.repo if isinstance(spec.source, HubModel) else str(spec.source.path)
+    with _messages_about(source, folder):
+        _check(folder, spec)
     manifest = {
         "schema": 1,
         "source": origin,
@@ -86,6 +85,29 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     with elapsed("hashing the model"):
         files = file_manifest(folder, [path.name for path in folder.iterdir()])
     write_json(folder / "manifest.json", manifest | files)
+
+
+def _check(folder: Path, spec: ModelSpec) -> None:
+    """Check what has been fetched, before it gets its name."""
+    config = read_json(folder / "config.json", remedy="restore the model's own file")
+    check_family(config, "config.json")
+    check_remote_code(config, "config.json", spec.trust_remote_code)
+    if spec.trust_remote_code:
+        check_tokenizer_code(folder)
+    check_model(folder, spec.expected)
+
+
+@contextmanager
+def _messages_about(source: str, folder: Path) -> Iterator[None]:
+    """Let messages name the place that the user knows, not the temporary folder.
+
+    Raises:
+        LpstepsError: The body raised it.
+    """
+    try:
+        yield
+    except LpstepsError as error:
+        raise LpstepsError(str(error).replace(str(folder), source)) from error
 
 
 if __name__ == "__main__":

@@ -60,6 +60,13 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(CorpusSpec, step.spec, "--spec")
+    try:
+        _cut(step, arguments, spec)
+    except LpstepsError as error:
+        raise LpstepsError(f"corpus {spec.corpus}, {spec.split}: {error}") from error
+
+
+def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
     step.read_manifest(arguments.model)
     step.read_manifest(arguments.data)
     table = read_parquet(arguments.data.parent / f"{spec.dataset_split}.parquet")
@@ -70,6 +77,13 @@ def _run(step: StepRun, arguments: Namespace) -> None:
                 f"{key}: {column}: no such column; {nearest(column, table.column_names)}"
             )
     texts: list[str] = table[spec.text].to_pylist()
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise LpstepsError(
+                f"text: {spec.text}: row {row} of {arguments.data.parent}/"
+                f"{spec.dataset_split}.parquet is {text!r}, not text; name another column, or "
+                "remove the row"
+            )
     numbers = [str(row) for row in range(len(texts))]
     groups = numbers if spec.group is None else table[spec.group].to_pylist()
     rows = partition_rows(groups, list(map(len, texts)), spec.partitions, spec.seed, spec.split)

@@ -45,6 +45,23 @@ class Workspace:
         path.unlink(missing_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
+    def write_unrecorded(self, name: str, content: bytes | str) -> None:
+        """Give a result other content, as one that no step has written and nothing vouches for."""
+        self.write(name, content)
+        record = f"{name}.record.json"
+        if (self.root / record).is_file():
+            self.remove(record)
+
+    def write_listed(self, name: str, content: bytes | str) -> None:
+        """Give a file of a folder with a manifest other content, and let the manifest agree."""
+        self.write(name, content)
+        path = self.root / name
+        manifest = path.with_name("manifest.json")
+        listed = json.loads(manifest.read_text())
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        listed["files"][path.name] = {"sha256": digest, "bytes": path.stat().st_size}
+        self.write_unrecorded(str(manifest.relative_to(self.root)), json.dumps(listed))
+
     def remove(self, name: str) -> None:
         """Take a file away."""
         self._keep(self.root / name)
@@ -85,6 +102,12 @@ class Workspace:
         """Cut off the second half of a file."""
         content = self.read(name)
         self.write(name, content[: len(content) // 2])
+
+    def flip_bit(self, name: str) -> None:
+        """Flip one bit in the middle of a file."""
+        content = bytearray(self.read(name))
+        content[len(content) // 2] ^= 1
+        self.write(name, bytes(content))
 
     def set_variable(self, name: str, value: str) -> None:
         """Set an environment variable."""
