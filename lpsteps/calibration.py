@@ -15,8 +15,7 @@ from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.layers import decoder_of
 from lpsteps.statistics import IDENTITY, Array, SampleStatistics
 
-# Tokens per matrix product of the cosines. Inside a block they are summed in float32, across blocks
-# in float64.
+# Tokens that are summed in float32; sums across blocks of them are float64.
 _TOKEN_BLOCK = 128
 
 # A channel that is zero at every token is divided by this instead of zero.
@@ -32,22 +31,23 @@ class Rotation:
 
     def __init__(self, basis: Basis, device: torch.device) -> None:
         """Put the factors on `device`."""
-        self._factors = [
-            torch.tensor(factor, dtype=torch.float32, device=device) for factor in basis.factors
-        ]
-        self._size = basis.size
-        self._divisor = basis.divisor
+        *first, last = basis.factors
+        self._last = torch.tensor(last / basis.divisor, dtype=torch.float32, device=device)
+        # The inner ones first, each with the number of channels that it leaves together.
+        inner = len(last)
+        self._others: list[tuple[torch.Tensor, int]] = []
+        for factor in reversed(first):
+            transposed = torch.tensor(factor.T, dtype=torch.float32, device=device).contiguous()
+            self._others.append((transposed, inner))
+            inner *= len(factor)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Rotate float32 rows `[..., size]`; returns a new tensor of the same shape."""
-        rotated = rows.reshape(-1, self._size)
-        # Each turn contracts the leading factor's axis and moves it to the end; after the last
-        # factor the axes are back in their first order.
-        for factor in self._factors:
-            order = len(factor)
-            split = rotated.reshape(-1, order, self._size // order)
-            rotated = (split.transpose(1, 2) @ factor).reshape(-1, self._size)
-        return (rotated / self._divisor).reshape(rows.shape)
+        rotated = rows.reshape(-1, len(self._last)) @ self._last
+        for transposed, inner in self._others:
+            blocks = rotated.view(-1, len(transposed), inner)
+            rotated = torch.bmm(transposed.expand(len(blocks), -1, -1), blocks)
+        return rotated.view(rows.shape)
 
 
 def stream_statistics(
@@ -61,8 +61,8 @@ def stream_statistics(
 ) -> Iterator[SampleStatistics]:
     """Run the decoder over the windows and yield the statistics of each.
 
-    Activations are cast to float32. Means of `|x|` are accumulated in float64, cosines in float64
-    over float32 blocks of tokens. The language-model head and the key-value cache are not computed.
+    Activations are cast to float32. Sums run in float32 over a block of 128 tokens and in float64
+    over the blocks. The language-model head and the key-value cache are not computed.
 
     Peak memory beside the model's own: the streams of one batch at all boundaries, float32
     `[batch, n_layers + 1, length, hidden_size]`, and a few tensors of the size of one boundary or
@@ -94,22 +94,25 @@ def stream_statistics(
         )
     decoder = decoder_of(model)
     boundaries = len(decoder.layers) + 1
+    tokens = length - exclude_first
     hidden_size = basis.size
     rotation = Rotation(basis, model.device)
     streams = torch.empty(
-        (min(batch, len(windows)), boundaries, length - exclude_first, hidden_size),
+        (min(batch, len(windows)), boundaries, tokens, hidden_size),
         device=model.device,
     )
-    # [basis, sample of the batch, boundary, channel]
-    means = torch.empty(
-        (2, len(streams), boundaries, hidden_size), dtype=torch.float64, device=model.device
+    # Sums over tokens of |x| in both bases and of the square, [kind, sample of the batch, boundary,
+    # channel].
+    sums = torch.empty(
+        (3, len(streams), boundaries, hidden_size), dtype=torch.float64, device=model.device
     )
 
     def observe(boundary: int, hidden: torch.Tensor) -> None:
         rows = hidden[:, exclude_first:].to(device=model.device, dtype=torch.float32)
         samples = len(rows)
-        means[0, :samples, boundary] = rows.abs().mean(dim=1, dtype=torch.float64)
-        means[1, :samples, boundary] = rotation(rows).abs().mean(dim=1, dtype=torch.float64)
+        sums[0, :samples, boundary] = _sum_over_tokens(rows.abs())
+        sums[1, :samples, boundary] = _sum_over_tokens(rotation(rows).abs_())
+        sums[2, :samples, boundary] = _sum_over_tokens(rows.square())
         streams[:samples, boundary] = rows
 
     for start in range(0, len(windows), batch):
@@ -117,15 +120,15 @@ def stream_statistics(
         with torch.inference_mode(), watching_boundaries(model, observe):
             decoder.backbone(input_ids=token_ids, use_cache=False)
         for sample in range(len(token_ids)):
-            identity, rotated = means[:, sample].cpu().numpy().copy()
+            identity, rotated = (sums[:2, sample] / tokens).cpu().numpy()
             if not np.isfinite(identity).all():
                 raise LpstepsError(
                     f"windows: {start + sample}: activations are not finite in "
                     f"{str(model.dtype).removeprefix('torch.')}; set dtype: float32"
                 )
-            cosine, token_axis_cosine = _mean_cosines(streams[sample])
+            cosine, token_axis_cosine = _mean_cosines(streams[sample], sums[2, sample])
             yield SampleStatistics(
-                tokens=length - exclude_first,
+                tokens=tokens,
                 mean_absolute={IDENTITY: identity, basis_kind: rotated},
                 cosine=cosine,
                 last_token_cosine=_cosines(streams[sample, :, -1]),
@@ -139,16 +142,23 @@ def _cosines(vectors: torch.Tensor) -> Array:
     return (unit_vectors @ unit_vectors.T).cpu().numpy()
 
 
-def _mean_cosines(streams: torch.Tensor) -> tuple[Array, Array]:
+def _sum_over_tokens(rows: torch.Tensor) -> torch.Tensor:
+    """Sum float32 `[samples, tokens, channels]`; returns float64 `[samples, channels]`."""
+    blocks = [block.sum(dim=1) for block in rows.split(_TOKEN_BLOCK, dim=1)]
+    return torch.stack(blocks).sum(dim=0, dtype=torch.float64)
+
+
+def _mean_cosines(streams: torch.Tensor, squares: torch.Tensor) -> tuple[Array, Array]:
     """Return all pairwise cosines over channels and over tokens.
 
-    The mean of `<u_i[t], u_j[t]>` over tokens `t`, `u` the unit vectors over channels, is one inner
-    product over tokens and channels together, so all pairs are a single Gram matrix. The cosines
-    over tokens are a second one, of the same numbers divided by the norms of the channels. A
-    vector of zeros has cosine 0 with any other.
+    Over channels there is a Gram matrix of the boundaries for each token, whose diagonal holds the
+    squared norms that it is divided by: the streams are read once and not normalised beforehand.
+    Over tokens the sum of such matrices over all channels is a single one, of the numbers divided
+    by the norms of their channels. A vector of zeros has cosine 0 with any other.
 
     Args:
         streams: Float32 `[boundaries, tokens, hidden_size]`.
+        squares: Sums over tokens of their squares, float64 `[boundaries, hidden_size]`.
 
     Returns:
         The mean over tokens of the cosines over channels, and the mean over channels of the cosines
@@ -156,14 +166,12 @@ def _mean_cosines(streams: torch.Tensor) -> tuple[Array, Array]:
     """
     boundaries, tokens, channels = streams.shape
     totals = torch.zeros((2, boundaries, boundaries), dtype=torch.float64, device=streams.device)
-    squares = torch.zeros((boundaries, channels), dtype=torch.float64, device=streams.device)
-    blocks = torch.split(streams, _TOKEN_BLOCK, dim=1)
-    for block in blocks:
-        squares += block.square().sum(dim=1)
     channel_norms = squares.sqrt().float().clamp_min(_SMALLEST_NORM)[:, None]
-    for block in blocks:
-        by_token = torch.nn.functional.normalize(block, dim=2).reshape(boundaries, -1)
-        totals[0] += by_token @ by_token.T
-        by_channel = (block / channel_norms).reshape(boundaries, -1)
+    for block in torch.split(streams, _TOKEN_BLOCK, dim=1):
+        grams = torch.bmm(block.transpose(0, 1), block.permute(1, 2, 0))
+        norms = grams.diagonal(dim1=1, dim2=2).sqrt().clamp_min(_SMALLEST_NORM)
+        cosines = grams.div_(norms[:, :, None]).div_(norms[:, None, :])
+        totals[0] += cosines.sum(dim=0, dtype=torch.float64)
+        by_channel = (block / channel_norms).flatten(1)
         totals[1] += by_channel @ by_channel.T
     return (totals[0] / tokens).cpu().numpy(), (totals[1] / channels).cpu().numpy()
