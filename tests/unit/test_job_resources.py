@@ -79,6 +79,14 @@ def test_a_mistyped_resource_of_slurm_is_one_line(name: str):
     assert "\n" not in str(error.value)
 
 
+def test_the_profile_for_slurm_groups_rules_that_there_are():
+    """Snakemake says nothing about a group for a rule that it does not know."""
+    groups = yaml.safe_load(Path("workflow/profiles/slurm/config.yaml").read_text())["groups"]
+    rules = "".join(path.read_text() for path in Path("workflow/rules").glob("*.smk"))
+    assert groups.keys() == {"calibrate", "rank_layers", "choose_layers"}
+    assert all(f"\nrule {name}:\n" in rules for name in groups)
+
+
 def test_a_request_is_part_of_no_setting():
     """Snakemake compares settings: asking for something else must not run anything again."""
     plain, changed = config(), config(gpu_gres="gpu:a100")
