@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from lpsteps.artifacts import read_json
 from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, first_line, nearest
 from lpsteps.models.families import check_family, check_remote_code, needs_code
+from lpsteps.models.gpu_slots import claim_slot
 from lpsteps.models.layers import check_head
 
 THREADS_VARIABLE = "LPSTEPS_THREADS"
@@ -79,8 +82,24 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def default_device() -> torch.device:
-    """Return the first CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return a CUDA device that no other job here uses, if there is one, else the CPU."""
+    return own_gpu() if torch.cuda.is_available() else torch.device("cpu")
+
+
+@cache
+def own_gpu() -> torch.device:
+    """Return the CUDA device of this process, the same one at each call.
+
+    Jobs that run side by side each get another of the devices that they see; where there are fewer
+    devices than jobs, the rest share the first.
+    """
+    devices = range(torch.cuda.device_count())
+    names = [str(torch.cuda.get_device_properties(index).uuid) for index in devices]
+    slot = claim_slot(names, Path(tempfile.gettempdir()))
+    device = torch.device("cuda", 0 if slot is None else slot.index)
+    # Whatever names no device means this one, and takes no memory of another.
+    torch.cuda.set_device(device)
+    return device
 
 
 def read_compute(path: Path) -> Compute:
@@ -100,7 +119,7 @@ def read_compute(path: Path) -> Compute:
         raise LpstepsError(
             f"{path}: device: cuda: no GPU is visible here; delete it to choose again"
         )
-    return Compute(dtype, torch.device(device))
+    return Compute(dtype, own_gpu() if device == "cuda" else torch.device("cpu"))
 
 
 def load_model(
@@ -119,7 +138,7 @@ def load_model(
     Args:
         folder: A local folder with `config.json` and safetensors weights.
         dtype: The dtype of the weights in memory.
-        device: Where to put it; by default the first CUDA device, else the CPU.
+        device: Where to put it; by default a CUDA device of its own, else the CPU.
 
     Returns:
         The model in evaluation mode, with no parameter that requires a gradient.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +78,24 @@ def test_a_mistyped_resource_of_slurm_is_one_line(name: str):
     with pytest.raises(LpstepsError, match=r"^config/config.yaml: gpu_gres: .*") as error:
         config(gpu_gres=name)
     assert "\n" not in str(error.value)
+
+
+def test_the_profile_for_slurm_groups_rules_that_there_are():
+    """Snakemake says nothing about a group for a rule that it does not know."""
+    groups = yaml.safe_load(Path("workflow/profiles/slurm/config.yaml").read_text())["groups"]
+    rules = "".join(path.read_text() for path in Path("workflow/rules").glob("*.smk"))
+    assert groups.keys() == {"calibrate", "rank_layers", "choose_layers"}
+    assert all(f"\nrule {name}:\n" in rules for name in groups)
+
+
+def test_every_rule_asks_for_memory_and_time_or_runs_where_snakemake_does():
+    """What a rule does not ask for, a cluster gives by a default that may be too little."""
+    local = Path("Snakefile").read_text().partition("\nlocalrules:\n")[2].split("\n\n")[0]
+    for path in Path("workflow/rules").glob("*.smk"):
+        for rule in re.split(r"\n *rule (?=\w*:\n)|\n *rule:\n", path.read_text())[1:]:
+            name = rule.partition(":")[0].strip()
+            asks = "        mem_mb=" in rule and "        runtime=" in rule
+            assert asks or "**model_job(" in rule or "**SHORT_JOB" in rule or f" {name}," in local
 
 
 def test_a_request_is_part_of_no_setting():

@@ -231,6 +231,14 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "method that no variant uses": (code("lpsteps/selection/random_layers.py"), NOTHING),
     "config loader": (code("lpsteps/config.py"), NOTHING),
+    "what jobs ask a cluster for": (
+        in_turn(
+            code("lpsteps/job_resources.py"),
+            configure("config/tiny_definitions.yaml", lambda c: c["models"]["tiny"].update(gpus=1)),
+            configure(PROFILE, lambda c: c.update(gpu_gres="gpu:a100")),
+        ),
+        NOTHING,
+    ),
     "one repair method": (
         code("lpsteps/recovery/channel_scale.py"),
         (r"build_patch/.*channel-scale", SCORES + r".*channel-scale/", *REPORT),

@@ -41,7 +41,7 @@ rule export_model:
         "results/runtime/export_model/{model}/{lineage}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model),
+        **model_job(lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: exports.export_model_spec(
             CONFIG, exported_variant(wildcards)
