@@ -8,8 +8,8 @@ A fenced block says in its first line what it is for:
 
 In printed lines `...` stands for anything, and a line of `...` alone for any number of lines.
 
-The guides speak of the default profile's model. The tests run them on a tiny one, so two names are
-exchanged first; nothing else is.
+The guides speak of the default profile's model and data. The tests run them on tiny ones, so the
+names in `STAND_INS` are exchanged first; nothing else is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from typing import Any
 import yaml
 from project import CHECKOUT, write_yaml
 
-STAND_INS: Mapping[str, str] = {"smollm2-135m": "tiny", "/n5/": "/n2/"}
+STAND_INS: Mapping[str, str] = {
+    "smollm2-135m": "tiny",
+    "/n5/": "/n2/",
+    "squad-wikipedia/validation.parquet": "text-wikipedia/test.parquet",
+    "squad-wikipedia": "text-wikipedia",
+}
 
 _BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*)(?P<attributes>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$",
@@ -77,7 +82,7 @@ def commands(block: Block) -> list[Command]:
 
 
 def stand_in(text: str, names: Mapping[str, str] = STAND_INS) -> str:
-    """Exchange the default profile's model for the tiny one."""
+    """Exchange the names of the default profile for those of the tiny one."""
     for name, other in names.items():
         text = text.replace(name, other)
     return text

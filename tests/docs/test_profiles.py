@@ -27,7 +27,7 @@ def test_the_table_has_all_profiles():
 def test_the_numbers_of_jobs(profile: str, tmp_path: Path):
     project = tmp_path / "project"
     copy_checkout(project)
-    command = "snakemake -n --quiet rules --cores 1 reports/tables.html --configfile"
+    command = "snakemake -n reports/tables.html --quiet rules --configfile"
     run = type_command(Command(f"{command} {profile}", ""), project)
     assert run.returncode == 0, run.stdout
     assert re.findall(r"^total +(\d+)$", run.stdout, flags=re.MULTILINE)[-1] == JOBS[profile]
