@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow check-harness bench lint format lock schema screenshot clean
+.PHONY: report test test-slow test-faults audit-dependencies check-harness bench lint format lock schema screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -18,6 +18,17 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGUMENTS)
+
+# Kills, full disks, damaged files, a failing hub... on the tiny project; the table of outcomes goes
+# to docs/reliability.md.
+test-faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 LPSTEPS_THREADS=1 $(BIN)/python -m tests.faults.campaign --page docs/reliability.md
+
+# Known weaknesses of the locked packages and dubious calls in the code. Needs network access.
+audit-dependencies: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit bandit
+	$(BIN)/pip-audit --requirement requirements.lock --no-deps --disable-pip
+	$(BIN)/bandit --quiet --recursive lpsteps --severity-level medium
 
 # Scores of the dense model beside those of lm-eval's own command line, question by question, and
 # perplexities beside plain transformers, on the files in DATA_ROOT. NAME=LIMIT takes a part.

@@ -212,9 +212,10 @@ class Statistics:
         metadata = {
             key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
         }
-        if any(key not in metadata for key in _METADATA_KEYS) or not set(
-            table.column_names
-        ) >= _COLUMNS:
+        if (
+            any(key not in metadata for key in _METADATA_KEYS)
+            or not set(table.column_names) >= _COLUMNS
+        ):
             raise LpstepsError(f"{path}: not a statistics file; delete it to rebuild it")
         boundaries = int(metadata["n_layers"]) + 1
         hidden_size = int(metadata["hidden_size"])
