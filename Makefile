@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow test-slurm check-harness bench lint format lock schema reference screenshot clean
+.PHONY: report test test-slow test-slurm test-faults audit-dependencies check-harness bench lint format lock schema reference screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -25,6 +25,17 @@ test-slurm: $(INSTALLED)
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[slurm]
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGUMENTS)
+
+# Kills, full disks, damaged files, a failing hub... on the tiny project; the table of outcomes goes
+# to docs/reliability.md.
+test-faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 LPSTEPS_THREADS=1 $(BIN)/python -m tests.faults.campaign --page docs/reliability.md
+
+# Known weaknesses of the locked packages and dubious calls in the code. Needs network access.
+audit-dependencies: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit bandit
+	$(BIN)/pip-audit --requirement requirements.lock --no-deps --disable-pip
+	$(BIN)/bandit --quiet --recursive lpsteps --severity-level medium
 
 # Scores of the dense model beside those of lm-eval's own command line, question by question, and
 # perplexities beside plain transformers, on the files in DATA_ROOT. NAME=LIMIT takes a part.

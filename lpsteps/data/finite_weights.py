@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lpsteps.errors import LpstepsError
 
-_EXPONENTS = {
+_EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
     "F64": (np.dtype("<u8"), 0x7FF0000000000000),
     "F32": (np.dtype("<u4"), 0x7F800000),
     "F16": (np.dtype("<u2"), 0x7C00),

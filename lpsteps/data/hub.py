@@ -114,13 +114,20 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
 
 
 def _limit_silence() -> None:
-    """Give up on a hub that is silent: for all but files, its client would wait for ever."""
+    """Give up on a hub that is silent: its client asks for some answers with no limit at all."""
     from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
+    def limit(request: Any) -> None:
+        limits = request.extensions.get("timeout", {})
+        for phase in ("connect", "read", "write", "pool"):
+            if limits.get(phase) is None:
+                limits[phase] = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        request.extensions["timeout"] = limits
+
     def factory() -> Any:
         client = default_client_factory()
-        client.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        client.event_hooks = {"request": [*client.event_hooks["request"], limit]}
         return client
 
     set_client_factory(factory)

@@ -251,12 +251,12 @@ DEFINITION_MISTAKES = {
     "repository that is no name": (
         "config/models.yaml",
         lambda c: c["models"]["llama-2-7b"]["source"].update(repo="../../llama"),
-        ": models.llama-2-7b.source.repo: '../../llama': String should match pattern",
+        ": models.llama-2-7b.source.repo: '../../llama': must be owner/name of a repository",
     ),
     "revision that can move": (
         "config/models.yaml",
         lambda c: c["models"]["llama-2-7b"]["source"].update(revision="main"),
-        ": models.llama-2-7b.source.revision: 'main': String should match pattern",
+        ": models.llama-2-7b.source.revision: 'main': must be a full commit hash",
     ),
     "mistyped key of a model in an archive": (
         "config/models.yaml",
