@@ -68,7 +68,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.set_defaults(repetitions=50)
     parser.add_argument("--batch", type=int, default=1, help="windows that run together")
     parser.add_argument("--length", type=int, default=512, help="tokens of each")
-    parser.add_argument("--seconds", type=float, default=15, help="time for either phase")
+    parser.add_argument("--seconds", type=float, default=8, help="time for either phase")
 
 
 def main() -> int:

@@ -116,7 +116,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--data", type=Path, default=Path("resources/data"), help="folder of the datasets"
     )
     parser.add_argument("--benchmarks", nargs="+", default=BENCHMARKS, help="what to score")
-    parser.add_argument("--limit", type=int, default=6, help="documents of each")
+    parser.add_argument("--limit", type=int, default=4, help="documents of each")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="most tokens in a pass")
     parser.add_argument("--add-bos", action="store_true", help="start contexts with that token")
 

@@ -144,7 +144,7 @@ def _cosines(vectors: torch.Tensor) -> Array:
 
 def _sum_over_tokens(rows: torch.Tensor) -> torch.Tensor:
     """Sum float32 `[samples, tokens, channels]`; returns float64 `[samples, channels]`."""
-    blocks = [block.sum(dim=1) for block in rows.split(_TOKEN_BLOCK, dim=1)]
+    blocks = [block.sum(dim=1) for block in torch.split(rows, _TOKEN_BLOCK, dim=1)]
     return torch.stack(blocks).sum(dim=0, dtype=torch.float64)
 
 

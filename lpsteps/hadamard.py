@@ -43,9 +43,9 @@ ANY_BASIS_KINDS: tuple[AnyBasisKind, ...] = (
     "dct",
 )
 
-# Kronecker factors are kept at most this large, which keeps a rotation cheap: rotating a row costs
-# `n * (sum of the factor orders)` multiplications instead of `n * n`.
-_LARGEST_SYLVESTER = 64
+# Kronecker factors are kept at most of the order 64, which keeps a rotation cheap: rotating a row
+# costs `n * (sum of the factor orders)` multiplications instead of `n * n`.
+_LARGEST_SYLVESTER_EXPONENT = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,14 +157,17 @@ def _hadamard_orders(n: int) -> tuple[tuple[str, int], ...] | None:
 
 
 def _sylvester(order: int) -> tuple[Matrix, ...]:
-    factors: list[Matrix] = []
-    while order > 1 or not factors:
-        factor = np.ones((1, 1))
-        while len(factor) < min(order, _LARGEST_SYLVESTER):
-            factor = np.kron(np.array([[1.0, 1.0], [1.0, -1.0]]), factor)
-        factors.append(factor)
-        order //= len(factor)
-    return tuple(factors)
+    """Return factors of nearly equal orders, the larger ones last, whose product is that matrix."""
+    exponent = order.bit_length() - 1
+    count = max(1, -(-exponent // _LARGEST_SYLVESTER_EXPONENT))
+    return tuple(_sylvester_factor((exponent + position) // count) for position in range(count))
+
+
+def _sylvester_factor(exponent: int) -> Matrix:
+    factor = np.ones((1, 1))
+    for _ in range(exponent):
+        factor = np.kron(np.array([[1.0, 1.0], [1.0, -1.0]]), factor)
+    return factor
 
 
 def _jacobsthal(prime: int) -> Matrix:

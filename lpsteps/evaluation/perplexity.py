@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lpsteps.evaluation.logits import score_targets
+from lpsteps.evaluation.logits import target_log_probabilities
 from lpsteps.models.layers import decoder_of
 from lpsteps.progress import track
 
@@ -51,7 +51,7 @@ def window_losses(
     for start in track(range(0, len(windows), batch), "perplexity"):
         tokens = torch.from_numpy(windows[start : start + batch]).to(model.device)
         hidden = decoder.backbone(input_ids=tokens, use_cache=False).last_hidden_state
-        log_probabilities, _ = score_targets(
+        log_probabilities = target_log_probabilities(
             decoder, hidden[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
         )
         # A sum of thousands of float32 numbers would lose digits that the tables show.

@@ -221,7 +221,7 @@ def test_hadamard() -> None:
 
 
 def test_patch_application(on_model: list[str]) -> None:
-    result = result_of(patch_application, [*on_model, "--length=16", "--seconds=0.01"])
+    result = result_of(patch_application, [*on_model, "--repetitions=2", "--length=16"])
     assert len(result["figures"]) == 6
     assert set(result["seconds"]) >= {"patch, prefill", "patch, decode", "ffn, decode"}
 
@@ -266,4 +266,4 @@ def test_a_wide_profile_is_as_wide_as_asked_for(
     config = read_config(Path("profile.yaml"))
     # A choice of layers for each plan, a patch and a score for each variant.
     found = len(workflow.plan_folders(config)) + 2 * len(workflow.variants(config))
-    assert found == pytest.approx(jobs, rel=0.1) or (jobs, found) == (10, 12)
+    assert jobs <= found < 1.35 * jobs
