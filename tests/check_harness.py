@@ -192,9 +192,23 @@ def rows_of(config: Config, name: str) -> list[list[int]]:
 
 
 def harness_outcomes(
-    config: Config, model: str, folder: Path, scores: Mapping[str, Mapping[str, Any]], work: Path
+    config: Config,
+    model: str,
+    folder: Path,
+    scores: Mapping[str, Mapping[str, Any]],
+    work: Path,
+    *,
+    trusted: bool = False,
 ) -> tuple[dict[str, dict[int, int]], dict[str, float]]:
     """Run lm-eval's command line on the documents that we scored.
+
+    Args:
+        config: The benchmarks, on local files.
+        model: Entry of `models`.
+        folder: The model's files.
+        scores: Content of the score file of each benchmark.
+        work: An empty folder.
+        trusted: Whether code in the model's folder may run.
 
     Returns:
         For each benchmark the metric of each document, by its row, and the mean that lm-eval
@@ -212,6 +226,7 @@ def harness_outcomes(
         "pretrained": folder,
         "dtype": "float32",
         "add_bos_token": config.definitions.models[model].add_bos,
+        **({"trust_remote_code": True} if trusted else {}),
     }
     command = [
         *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu"),

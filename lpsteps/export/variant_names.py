@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 from lpsteps import methods
 from lpsteps import workflow as jobs
@@ -36,24 +37,24 @@ def exportable_variants(config: Config, model: str) -> list[jobs.Variant]:
     These are the dense model, every plan that the profile shows with every recovery that suits it,
     and the width prunings that the profile shows.
     """
+    plans = [plan for plan in jobs.plan_folders(config) if plan.model == model]
+    suited = {n: suited_recoveries(config, n) for n in {plan.n for plan in plans}}
     found = {jobs.Variant(model)}
-    for plan in jobs.plan_folders(config):
-        if plan.model == model:
-            found.update(
-                jobs.Variant(model, plan.calibration, plan.selection, plan.n, recovery)
-                for recovery in config.definitions.recoveries
-                if _suits(config, recovery, plan.n)
-            )
+    for plan in plans:
+        found.update(replace(plan, recovery=recovery) for recovery in suited[plan.n])
     found.update(each for each in jobs.variants(config) if each.model == model and each.width)
     return sorted(found)
 
 
-def _suits(config: Config, recovery: str, n: int) -> bool:
-    trained = recovery in jobs.distilled_recoveries(config)
-    if trained and config.profile.training_text is None:
-        return False
-    method, _ = jobs.recovery_method(config, recovery)
-    return methods.unsuited(method, n) is None
+def suited_recoveries(config: Config, n: int) -> list[str]:
+    """Return the recoveries that can repair a cut of n layers in this profile."""
+    trained = jobs.distilled_recoveries(config) if config.profile.training_text is None else []
+    return [
+        recovery
+        for recovery in config.definitions.recoveries
+        if recovery not in trained
+        and methods.unsuited(jobs.recovery_method(config, recovery)[0], n) is None
+    ]
 
 
 def named_variant(config: Config, model: str, name: str) -> jobs.Variant:
