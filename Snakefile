@@ -38,6 +38,7 @@ localrules:
     fetch_archive,
     fetch_model,
     fetch_data,
+    write_arguments,
 
 
 # Not for `--touch`, which runs nothing.

@@ -24,6 +24,7 @@ PAGE = "reports/tables.html"
 STATISTICS = "results/tiny/calibration/wikipedia/stats.parquet"
 SMALL = "config/small.yaml"
 PAYLOADS = (".json", ".parquet", ".safetensors", ".csv", ".html")
+UNFINISHED = {"PENDING", "RUNNING", "COMPLETING"}
 Edit = Callable[[Path, str, str], None]
 
 
@@ -49,6 +50,16 @@ def small_profile(project: Path) -> str:
 def submitted(output: str) -> list[int]:
     """Numbers of the Slurm jobs that a run has submitted."""
     return [int(number) for number in re.findall(r"submitted with SLURM jobid (\d+)", output)]
+
+
+def wait_for_ends(jobs: list[int], seconds: float) -> set[str]:
+    """Return the states of jobs, when all have ended or after a time."""
+    deadline = time.monotonic() + seconds
+    while (states := {slurm_jobs()[job]["JobState"] for job in jobs}) & UNFINISHED:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    return states
 
 
 def test_a_page_has_the_same_bytes_as_without_slurm(local: Path, copy: Path):
@@ -110,8 +121,8 @@ def test_a_cancelled_run_ends_its_jobs_and_goes_on_later(fresh: Path, copy: Path
     os.killpg(process.pid, signal.SIGINT)
     output = wait_for(process, 600)
     assert process.returncode != 0
-    states = {slurm_jobs()[job]["JobState"] for job in submitted(output)}
-    assert "COMPLETED" in states and not states & {"RUNNING", "PENDING"}
+    states = wait_for_ends(submitted(output), 60)
+    assert "COMPLETED" in states and not states & UNFINISHED
     assert not list(copy.rglob(".partial-*"))
     done = {path: path.stat().st_mtime_ns for path in (copy / "results").rglob("stats.parquet")}
     assert done

@@ -25,8 +25,6 @@ rule write_arguments:
     # Nothing is written to it, but the linter wants every rule to name one.
     log:
         "logs/write_arguments/build_tables.log",
-    resources:
-        **SHORT_JOB,
     params:
         # A function, or Snakemake would take the braces for wildcards.
         spec=lambda wildcards: json.dumps(jobs.build_tables_spec(CONFIG)),
