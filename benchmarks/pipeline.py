@@ -115,7 +115,8 @@ def snakemake(folder: Path, *arguments: str) -> str:
         check=False,
     )
     if run.returncode != 0:
-        raise LpstepsError(f"snakemake {' '.join(arguments)}: failed: {run.stdout[-2000:]}")
+        said = " ".join(run.stdout.split())
+        raise LpstepsError(f"snakemake {' '.join(arguments)}: failed in {folder}: {said[-300:]}")
     return run.stdout
 
 
@@ -173,7 +174,7 @@ def write_wide_project(folder: Path, jobs: int) -> list[str]:
         "seed": 0,
     }
     (folder / "reports/tables").mkdir(parents=True)
-    for name in ("config", "reports/templates", "reports/figures"):
+    for name in ("config", "reports/templates", "reports/figures", "workflow"):
         (folder / name).symlink_to(ROOT / name)
     for path, content in (
         ("definitions.yaml", definitions),

@@ -16,7 +16,7 @@ from lpsteps.models.layers import decoder_of
 from lpsteps.statistics import IDENTITY, Array, SampleStatistics
 
 # Tokens that are summed in float32; sums across blocks of them are float64.
-_TOKEN_BLOCK = 128
+_TOKEN_BLOCK = 64
 
 # A channel that is zero at every token is divided by this instead of zero.
 _SMALLEST_NORM = 1e-12
@@ -61,7 +61,7 @@ def stream_statistics(
 ) -> Iterator[SampleStatistics]:
     """Run the decoder over the windows and yield the statistics of each.
 
-    Activations are cast to float32. Sums run in float32 over a block of 128 tokens and in float64
+    Activations are cast to float32. Sums run in float32 over a block of 64 tokens and in float64
     over the blocks. The language-model head and the key-value cache are not computed.
 
     Peak memory beside the model's own: the streams of one batch at all boundaries, float32
