@@ -24,6 +24,7 @@ from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from lpsteps.errors import LpstepsError
+from lpsteps.provenance import RECORD_SUFFIX
 from lpsteps.runtime import step_of
 
 
@@ -40,7 +41,7 @@ class Job:
         params: What it would run with now and what its record holds of the last run: the settings
             ``spec``, the digests ``code`` and ``env``.
         to_run: Whether Snakemake would run it; the reasons are in what follows.
-        missing: Outputs that are needed and not there.
+        missing: Outputs of a job to run that are not there.
         unfinished: Whether an interrupted run left it half made.
         updated: Inputs whose content is another one than at the last run.
         awaited: Inputs that another job of the plan makes first.
@@ -88,6 +89,8 @@ def _job(job: Any, graph: Any) -> Job:
         "rule": reason.code_changed,
         "software": reason.software_stack_changed,
     }
+    # Snakemake looks for outputs only where no job in front of this one runs.
+    absent = {str(path) for path in job.output if graph.needrun(job) and not Path(path).exists()}
     inputs = set(map(str, job.input))
     recorded = inputs
     if reason.input_changed:
@@ -95,11 +98,11 @@ def _job(job: Any, graph: Any) -> Job:
     return Job(
         name=str(Path(job.log[0]).relative_to("logs").with_suffix("")) if job.log else rule,
         step=rule if benchmark is None else step_of(Path(benchmark)),
-        outputs=[str(path) for path in job.output if not str(path).endswith(".record.json")],
+        outputs=[str(path) for path in job.output if not str(path).endswith(RECORD_SUFFIX)],
         benchmark=benchmark,
         params={name: job.params.get(name) for name in ("spec", "code", "env")},
         to_run=graph.needrun(job),
-        missing=sorted(map(str, reason.missing_output)),
+        missing=sorted(absent),
         # Snakemake forces what is marked as incomplete; nothing else is forced in a plain plan.
         unfinished=bool(reason.forced or reason.incomplete_output),
         updated=sorted(map(str, reason.updated_input - reason.updated_input_run)),
@@ -142,9 +145,12 @@ def plan(arguments: Sequence[str]) -> list[Job]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         command = [sys.executable, "-m", "lpsteps.dry_run", str(path), *arguments]
-        run = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        # Snakemake prints to both, and to standard output what it says about a dry run.
+        run = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
         if run.returncode != 0:
-            print(run.stderr, end="", file=sys.stderr)
+            print(run.stdout, end="", file=sys.stderr)
             raise LpstepsError("snakemake cannot plan the run; the lines above say why")
         return [Job(**job) for job in json.loads(path.read_text(encoding="utf-8"))]
 
