@@ -90,7 +90,7 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
     import sys
 
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
