@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lpsteps.export.checkpoint import Form, Pruning, load_checkpoint, write_checkpoint
+from lpsteps.export.checkpoint import Pruning, load_checkpoint, write_checkpoint
+from lpsteps.export.settings import Form
 from lpsteps.patches import GapPatch, Operation, OperationKind, PatchSet
 from lpsteps.plan import Plan
 

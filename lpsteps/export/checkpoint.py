@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -20,6 +20,7 @@ from lpsteps.export.custom_code import (
     module_path_of,
     write_custom_code,
 )
+from lpsteps.export.settings import Form
 from lpsteps.models.folding import fold_patches, folding_obstacle
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.surgery import apply_plan, check_plan, surviving_layers
@@ -27,9 +28,6 @@ from lpsteps.models.width import apply_width
 from lpsteps.patches import PatchSet
 from lpsteps.plan import Plan
 from lpsteps.width_pruning import WidthPruning
-
-Form = Literal["stock", "layer_pruned", "width_pruned"]
-"""A stock architecture of transformers, or the model class that the checkpoint brings along."""
 
 MAX_SHARD_SIZE = "5GB"
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")

@@ -24,7 +24,8 @@ _CLASSES: Mapping[CustomForm, str] = {"layer_pruned": "LayerPruned", "width_prun
 
 def module_path_of(model: PreTrainedModel, part: Any) -> str:
     """Return the dotted name of a module of a model."""
-    return next(name for name, module in model.named_modules() if module is part)
+    path: str = next(name for name, module in model.named_modules() if module is part)
+    return path
 
 
 def modeling_source(template: str, model: PreTrainedModel) -> str:

@@ -138,7 +138,7 @@ def _making(record: ExportRecord) -> Iterator[str]:
 
 
 def _method(facts: MethodFacts) -> str:
-    name = f"[{facts.title.strip()}]({facts.paper})" if facts.paper else facts.title
+    name = f"[{facts.title}]({facts.paper})" if facts.paper else facts.title
     return f"{name} (`{facts.method}`{', ' if facts.params else ''}{_parameters(facts.params)})"
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.evaluation.score import Score
-from lpsteps.export.settings import ExportSettings
+from lpsteps.export.settings import ExportSettings, Form
 from lpsteps.validation import validated
 
 EXPORT_FILE = "export.json"
@@ -76,7 +76,7 @@ class ExportRecord(BaseModel):
 
     version: Literal[1] = Field(default=1, alias="schema")
     settings: ExportSettings
-    form: Literal["stock", "layer_pruned", "width_pruned"]
+    form: Form
     dtype: str
     n_layers: int
     removed_layers: list[int]

@@ -1,10 +1,13 @@
-"""What an export says about itself that no result holds: the step's settings."""
+"""What the config says of an export: the step's settings, and the forms that it can take."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Form = Literal["stock", "layer_pruned", "width_pruned"]
+"""A stock architecture of transformers, or the model class that the checkpoint brings along."""
 
 
 class MethodFacts(BaseModel):

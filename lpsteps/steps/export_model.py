@@ -23,7 +23,6 @@ from lpsteps.artifacts import file_manifest, write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.variant import load_variant, paths_by_benchmark
 from lpsteps.export.checkpoint import (
-    Form,
     Pruning,
     copy_companions,
     load_checkpoint,
@@ -38,7 +37,7 @@ from lpsteps.export.comparison import (
 from lpsteps.export.mergekit import mergekit_config
 from lpsteps.export.model_card import model_card
 from lpsteps.export.record import EXPORT_FILE, ExportRecord, ScoreFacts
-from lpsteps.export.settings import ExportSettings
+from lpsteps.export.settings import ExportSettings, Form
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import load_model
 from lpsteps.patches import read_patches
