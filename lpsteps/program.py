@@ -73,6 +73,7 @@ class StepRun:
         self._inputs: dict[Path, tuple[str, os.stat_result]] = {}
         self._outputs: dict[Path, Path] = {}
         self._folders: dict[Path, Path] = {}
+        self._records: list[Path] = []
         self._notes: dict[str, Any] = {}
         self._afterwards: list[Callable[[], None]] = []
         self._started = datetime.now(UTC)
@@ -212,6 +213,7 @@ class StepRun:
                 target = provenance.record_path(final)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial = target.with_name(_PARTIAL_PREFIX + target.name)
+                self._records.append(partial)
                 write_json(partial, record)
                 partial.replace(target)
         # A manifest speaks for the files beside it, so it gets its name after them.
@@ -234,7 +236,7 @@ class StepRun:
 
         One that cannot be removed is no output either, and the next run of the step replaces it.
         """
-        for temporary in self._outputs.values():
+        for temporary in (*self._outputs.values(), *self._records):
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         for temporary in self._folders.values():

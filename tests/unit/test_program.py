@@ -186,3 +186,16 @@ def test_a_full_disk_is_one_line_that_says_what_to_do(capsys):
         "error: errors: no space left on the disk; free some, then run the same command again; "
         "details in log/step.log\n"
     )
+
+
+def test_a_disk_that_fills_up_while_records_are_written_leaves_nothing(monkeypatch):
+    def body(step, arguments):
+        step.write(arguments.output).write_text("x")
+
+    def fill(path, payload):
+        path.write_text("half a rec")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lpsteps.program.write_json", fill)
+    assert run(body) == 1
+    assert list(Path().rglob(".partial-*")) == []
