@@ -173,7 +173,7 @@ def _new_crate() -> ROCrate:
         from rocrate.rocrate import ROCrate
     except ModuleNotFoundError as error:
         raise LpstepsError(
-            f"{error.name}: not installed; run `pip install 'lpsteps[export]'`"
+            f"{error.name}: not installed; run `pip install -e '.[export]'`"
         ) from error
     return ROCrate(version=RO_CRATE_VERSION)
 

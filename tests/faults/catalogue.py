@@ -41,9 +41,10 @@ CATALOGUE: dict[str, list[BadInput]] = {
 INTRODUCTION = """# Bad input
 
 What can be wrong with what the workflow is given, and what it says then. Every line below was
-printed by the program for the broken input at its left; the tests break it again and compare. Each
-time the exit status is 1, nothing else is printed, and every result that was there before is still
-there, byte by byte. Mistakes in the configuration are told before any job starts.
+printed by the program for the broken input at its left; the tests break it again and compare, a third
+of the entries in `make test` and the others in `make test-slow`. Each time the exit status is 1,
+nothing else is printed, and every result that was there before is still there, byte by byte. Mistakes
+in the configuration are told before any job starts, except a model folder that is not there.
 
 A call of a program that lacks an option, or has one that does not exist, ends with exit status 2
 and its usage.

@@ -21,6 +21,8 @@ from lpsteps.data import archives
 from lpsteps.data.archives import extract_members
 from lpsteps.data.finite_weights import check_finite
 from lpsteps.errors import LpstepsError, printable
+from lpsteps.provenance import record_path
+from lpsteps.selection.ranking import Candidate, Ranking, ranked, write_ranking
 from lpsteps.validation import validated
 
 ROOT = Path(__file__).parents[2]
@@ -188,19 +190,17 @@ def test_a_token_of_the_environment_is_in_no_record(
     token = "hf_" + hashlib.sha256(b"token").hexdigest()
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN"):
         monkeypatch.setenv(name, token)
-    log = tmp_path / "log.txt"
+    ranking, plan, log = (tmp_path / name for name in ("ranking.parquet", "plan.json", "log.txt"))
+    rows = ranked(Candidate((layer,), float(layer), True) for layer in range(4))
+    write_ranking(ranking, Ranking("single", rows))
+    spec = {"n": 2, "model": "tiny", "selection": "bi", "n_layers": 4}
     status = choose_layers.main(
-        [
-            "--ranking",
-            str(tmp_path / "none"),
-            "--plan",
-            str(tmp_path / "plan.json"),
-            "--log",
-            str(log),
-        ]
+        [f"--ranking={ranking}", f"--plan={plan}", f"--log={log}", "--spec", json.dumps(spec)]
     )
-    assert status == 1
-    assert all(token not in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert status == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {plan, log, record_path(plan)} <= set(files)
+    assert all(token.encode() not in path.read_bytes() for path in files)
 
 
 def test_code_of_a_model_runs_only_where_its_entry_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ def test_every_benchmark_has_a_program_and_a_section(tmp_path: Path) -> None:
     text = page.render(tmp_path)
     for name in page.BENCHMARKS:
         assert f"Not measured; run `make bench-{name}`." in text
+    assert "Left on the table" not in text
 
 
 def test_a_result_is_shown_with_its_limits_and_conditions(tmp_path: Path) -> None:
@@ -43,6 +44,7 @@ def test_a_result_is_shown_with_its_limits_and_conditions(tmp_path: Path) -> Non
     assert "on Abacus, 4 cores; commit aaaaaaaaaaaa with edits;" in text
     assert "gaps: 1, 2, 5, 6; tokens per window: 8." in text
     assert "Not measured; run `make bench-perplexity`." not in text
+    assert text.count("Left on the table") == 1
 
 
 @pytest.mark.parametrize("name", page.BENCHMARKS)

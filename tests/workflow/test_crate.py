@@ -246,7 +246,7 @@ def test_mistake_is_one_line(finished: Path, arguments: list[str], message: str)
 
 def test_missing_library_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "rocrate.rocrate", None)
-    with pytest.raises(LpstepsError, match=r"not installed; run `pip install 'lpsteps\[export\]'`"):
+    with pytest.raises(LpstepsError, match=r"not installed; run `pip install -e '\.\[export\]'`"):
         export(Path(PAGE), tmp_path / "crate.zip")
 
 
