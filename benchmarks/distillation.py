@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -40,10 +39,13 @@ from transformers import PreTrainedModel
 
 from benchmarks.inputs import PLAN_FOLDER, add_model_arguments, add_window_arguments
 from benchmarks.measure import (
+    exit_status,
     interleaved_seconds,
     median_of_ratios,
     medians,
+    output_of,
     peak_memory_of,
+    print_peak_memory,
     write_result,
 )
 from lpsteps.data.window_file import first_windows
@@ -55,7 +57,6 @@ from lpsteps.models.loading import configure_torch, load_model, read_compute
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import PatchSet, read_patches
 from lpsteps.plan import Plan, read_plan
-from lpsteps.provenance import peak_memory_bytes
 
 Step = Callable[[], None]
 BATCH = 4
@@ -257,7 +258,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def store_targets(arguments: argparse.Namespace, folder: Path) -> Path:
-    """Run the step that stores targets, and return their manifest."""
+    """Run the step that stores targets, and return their manifest.
+
+    Raises:
+        LpstepsError: It failed.
+    """
     manifest = folder / "teacher" / "manifest.json"
     spec = {
         "settings": {"top_k": arguments.top_k, "windows": arguments.count},
@@ -273,7 +278,7 @@ def store_targets(arguments: argparse.Namespace, folder: Path) -> Path:
         "--spec": json.dumps(spec),
     }
     command = [str(word) for option in options.items() for word in option]
-    subprocess.run([sys.executable, "-m", "lpsteps.steps.store_teacher", *command], check=True)
+    output_of("lpsteps.steps.store_teacher", *command)
     return manifest
 
 
@@ -331,14 +336,15 @@ def measured(arguments: argparse.Namespace, given: Sequence[str]) -> dict[str, A
     }
 
 
-def main() -> None:
-    """Measure and write ``results/distillation.json``."""
+def main() -> int:
+    """Measure and write ``results/distillation.json``; return the exit status."""
     arguments = _parser().parse_args()
+    return exit_status("distillation", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
     if arguments.only:
-        run = Bench(arguments).contender(arguments.only)
-        run()
-        run()
-        print(peak_memory_bytes())
+        print_peak_memory(Bench(arguments).contender(arguments.only))
         return
     with tempfile.TemporaryDirectory() as folder:
         arguments.teacher = store_targets(arguments, Path(folder))
@@ -351,4 +357,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def interleaved_seconds(
         Seconds of each run, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for repetition in track(range(repetitions + 1), "benchmark"):
+    for repetition in track(range(repetitions + 1), "benchmark", between_items=True):
         for name, run in contenders.items():
             started = time.perf_counter()
             run()
@@ -55,12 +56,29 @@ def median_of_ratios(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def peak_memory_of(module: str, *arguments: str) -> int:
-    """Run a benchmark in a process of its own that prints its peak memory in bytes last."""
+def output_of(module: str, *arguments: str) -> str:
+    """Run a program in a process of its own and return what it prints.
+
+    Raises:
+        LpstepsError: It failed; what it says of that stands on standard error by then.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    return int(
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
-    )
+    run = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if run.returncode != 0:
+        raise LpstepsError(
+            f"python -m {shlex.join([module, *arguments])}: ended with status {run.returncode}; "
+            "see its own message"
+        )
+    return run.stdout
+
+
+def peak_memory_of(module: str, *arguments: str) -> int:
+    """Run a benchmark in a process of its own that prints its peak memory in bytes last.
+
+    Raises:
+        LpstepsError: It failed.
+    """
+    return int(output_of(module, *arguments).split()[-1])
 
 
 def figure(
@@ -99,6 +117,27 @@ def write_result(name: str, facts: Mapping[str, Any], folder: Path = RESULTS) ->
     return path
 
 
+def print_peak_memory(run: Callable[[], object]) -> None:
+    """Run twice and print the peak memory of this process in bytes, for :func:`peak_memory_of`."""
+    run()
+    run()
+    print(peak_memory_bytes())
+
+
+def exit_status(name: str, work: Callable[[], None]) -> int:
+    """Do the work of a benchmark.
+
+    Returns:
+        0, or 1 after an error, which is one line on standard error.
+    """
+    try:
+        work()
+    except LpstepsError as error:
+        print(f"error: {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def run_benchmark(
     name: str,
     add_arguments: Callable[[ArgumentParser], None],
@@ -121,19 +160,15 @@ def run_benchmark(
     parser = ArgumentParser(prog=f"python -m benchmarks.{name}")
     add_arguments(parser)
     arguments = parser.parse_args()
-    try:
+
+    def work() -> None:
         if contender is not None and arguments.only:
-            run = contender(arguments)
-            run()
-            run()
-            print(peak_memory_bytes())
-            return 0
+            print_peak_memory(contender(arguments))
+            return
         result = measured(arguments)
         path = write_result(name, result)
-    except LpstepsError as error:
-        print(f"error: {name}: {error}", file=sys.stderr)
-        return 1
-    for entry in result["figures"]:
-        print(f"{entry['name']}: {entry['value']:g} {entry['unit']}")
-    print(path)
-    return 0
+        for entry in result["figures"]:
+            print(f"{entry['name']}: {entry['value']:g} {entry['unit']}")
+        print(path)
+
+    return exit_status(name, work)

@@ -25,6 +25,7 @@ from pydantic import (
     field_validator,
 )
 
+from lpsteps import text_patterns
 from lpsteps.definition_files import read_yaml_file
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError, nearest
@@ -40,19 +41,17 @@ from lpsteps.report.definitions import NO_RECOVERY, TableDefinition, list_tables
 from lpsteps.report.figure_definitions import FigureDefinition, list_figures, load_figure
 from lpsteps.validation import validated
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Name = Annotated[str, StringConstraints(pattern=text_patterns.NAME)]
 """A name becomes part of a path, so it may not hold a slash or start with a dot."""
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-Version = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+!]*$")]
-Wheel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*\.whl$")]
+Sha256 = Annotated[str, StringConstraints(pattern=text_patterns.SHA256)]
+Revision = Annotated[str, StringConstraints(pattern=text_patterns.REVISION)]
+Version = Annotated[str, StringConstraints(pattern=text_patterns.VERSION)]
+Wheel = Annotated[str, StringConstraints(pattern=text_patterns.WHEEL)]
 Positive = Annotated[int, Field(ge=1)]
-Repository = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
-]
+Repository = Annotated[str, StringConstraints(pattern=text_patterns.REPOSITORY)]
 """A repository on the Hugging Face hub, `owner/name`; it is also a path below `model_root`."""
-GenericResource = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(:[A-Za-z0-9_.]+)?$")]
+GenericResource = Annotated[str, StringConstraints(pattern=text_patterns.GENERIC_RESOURCE)]
 """A generic resource of Slurm, without a number."""
 
 
@@ -628,8 +627,14 @@ def dataset_origin(
     return None
 
 
-def unavailable(config: Config, benchmark: Benchmark) -> str | None:
-    """Return why the data of a benchmark cannot be had in this profile, or None when it can."""
+def unavailable(config: Config, benchmark: Benchmark, *, with_path: bool = False) -> str | None:
+    """Return why the data of a benchmark cannot be had in this profile, or None when it can.
+
+    Args:
+        config: The configuration.
+        benchmark: One of its benchmarks.
+        with_path: Name the path of ``data_root``; it is of one machine and no part of a result.
+    """
     definitions = config.definitions
     match benchmark:
         case PerplexityBenchmark(corpus=name, split=partition):
@@ -638,31 +643,40 @@ def unavailable(config: Config, benchmark: Benchmark) -> str | None:
             corpus = definitions.corpora[name]
             if partition not in corpus.partitions:
                 return f"corpus '{name}' has no partition '{partition}'; add it"
-            return _unavailable_split(config, corpus.dataset, corpus.split)
+            return _unavailable_split(config, corpus.dataset, corpus.split, with_path)
         case HarnessBenchmark(dataset=dataset, split=split, fewshot_split=examples):
             if dataset not in definitions.datasets:
                 return f"dataset '{dataset}' is not defined; define it"
-            reason = _unavailable_split(config, dataset, split)
+            reason = _unavailable_split(config, dataset, split, with_path)
             if reason is None and examples is not None:
-                reason = _unavailable_split(config, dataset, examples)
+                reason = _unavailable_split(config, dataset, examples, with_path)
                 return reason and f"split '{examples}' with the examples: {reason}"
             return reason
 
 
-def unavailable_calibration(config: Config, calibration: str) -> str | None:
-    """Return why the text of a calibration cannot be had in this profile, or None when it can."""
+def unavailable_calibration(
+    config: Config, calibration: str, *, with_path: bool = False
+) -> str | None:
+    """Return why the text of a calibration cannot be had in this profile, or None when it can.
+
+    Args:
+        config: The configuration.
+        calibration: One of its calibrations.
+        with_path: As for :func:`unavailable`.
+    """
     definitions = config.definitions
     corpus = definitions.corpora[definitions.calibrations[calibration].corpus]
-    return _unavailable_split(config, corpus.dataset, corpus.split)
+    return _unavailable_split(config, corpus.dataset, corpus.split, with_path)
 
 
-def _unavailable_split(config: Config, dataset: str, split: str) -> str | None:
+def _unavailable_split(config: Config, dataset: str, split: str, with_path: bool) -> str | None:
     if dataset_origin(config, dataset, split) is not None:
         return None
     entry = config.definitions.datasets[dataset]
     remedy = "set data_root to a folder with local files"
     if config.profile.data_root is not None and split in entry.local:
-        remedy = f"put {entry.local[split]} into data_root, {config.profile.data_root}"
+        place = f"data_root, {config.profile.data_root}" if with_path else "the folder of data_root"
+        remedy = f"put {entry.local[split]} into {place}"
     if entry.hub is not None and not config.profile.hub_data:
         remedy += ", or hub_data: true"
     return f"{entry.title} is not in the embedded data; {remedy}"
@@ -699,7 +713,7 @@ def _check_training_text(config: Config) -> None:
     lengths: dict[int, str] = {}
     for part in (*text.fit, *text.heldout):
         corpus = definitions.corpora[part.corpus]
-        reason = _unavailable_split(config, corpus.dataset, corpus.split)
+        reason = _unavailable_split(config, corpus.dataset, corpus.split, with_path=True)
         if reason is not None:
             raise LpstepsError(f"{where}: {profile.training_text}: {part.corpus}: {reason}")
         lengths[corpus.length or profile.window_length] = part.corpus
@@ -770,7 +784,7 @@ def _check_profile(config: Config) -> None:
         )
     where = f"{source}: calibration"
     _require(where, "calibration", profile.calibration, definitions.calibrations)
-    reason = unavailable_calibration(config, profile.calibration)
+    reason = unavailable_calibration(config, profile.calibration, with_path=True)
     if reason is not None:
         raise LpstepsError(f"{where}: {profile.calibration}: {reason}")
     _check_training_text(config)
@@ -810,7 +824,7 @@ def _check_profile(config: Config) -> None:
                     f"{where}: belongs to protocol '{benchmark.protocol}', not '{suite.protocol}'; "
                     "move it to a suite of its protocol"
                 )
-            reason = unavailable(config, benchmark)
+            reason = unavailable(config, benchmark, with_path=True)
             if reason is not None:
                 raise LpstepsError(f"{where}: {reason}, or leave it out of the suite")
     listed = [name for suite in profile.suites.values() for name in suite.benchmarks]

@@ -22,6 +22,7 @@ from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
 from lpsteps.methods import method_module, method_names
 from lpsteps.report.definitions import TableDefinition
 from lpsteps.report.figure_definitions import FigureDefinition
+from lpsteps.text_patterns import words_of
 
 Schema = Mapping[str, Any]
 
@@ -37,16 +38,6 @@ and so is a name that nothing defines.
 A *name* begins with a letter or a digit and holds letters, digits and `.`, `_`, `+`, `-`; it
 becomes part of paths. Where *required* stands in place of a default, the key has to be given.
 """
-
-_PATTERNS = {
-    r"^[A-Za-z0-9][A-Za-z0-9._+-]*$": "name",
-    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-    r"^[0-9a-f]{40}$": "40 hexadecimal digits",
-    r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$": "`owner/name`",
-    r"^[a-z0-9-]+$": "small letters, digits, `-`",
-    r"^[a-z0-9_]+$": "small letters, digits, `_`",
-    r"^[a-z0-9+-]+$": "small letters, digits, `+`, `-`",
-}
 
 _METHODS = {
     "selection": ("Parameters of selections", "`params` of an entry of `selections`, by `metric`."),
@@ -249,7 +240,7 @@ def _allowed(schema: Schema, several: bool = False) -> str:
         case {"type": "integer" | "number"}:
             return _allowed_number(schema, several)
         case {"type": "string", "pattern": pattern}:
-            words = _PATTERNS.get(pattern, f"text like `{pattern}`")
+            words = words_of(pattern).allowed
             return f"{words}s" if several and words == "name" else words
         case {"type": "string"}:
             return "texts" if several else "text"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from lpsteps import text_patterns
 from lpsteps.errors import LpstepsError, first_line, nearest
 from lpsteps.validation import validated
 
@@ -17,7 +18,7 @@ class FileDefinition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=r"^[a-z0-9-]+$")
+    id: str = Field(pattern=text_patterns.DEFINITION_FILE)
 
 
 Definition = TypeVar("Definition", bound=FileDefinition)

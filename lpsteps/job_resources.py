@@ -1,4 +1,4 @@
-"""What a job asks a cluster for: memory, time and GPUs, from the size of the model that it runs.
+"""What a job asks a cluster for: cores, memory, time and GPUs, most of it from its model's size.
 
 A local run heeds of it what `--resources` limits. Nothing here is part of a job's settings, so that
 a changed request reruns nothing.
@@ -17,6 +17,9 @@ Amount = Callable[[Any], int]
 Request = Callable[..., Any]
 """A function of `wildcards`, or of `wildcards` and `attempt`, as Snakemake takes for a resource."""
 
+UNKNOWN_CORES = 8
+"""Cores for a model on a cluster whose profile says nothing of them."""
+
 SHORT_JOB_MINUTES = 30
 MINUTES_PER_BILLION_PARAMETERS = 60
 
@@ -33,6 +36,16 @@ def per_attempt(amount: Amount) -> Request:
         return attempt * amount(wildcards)
 
     return request
+
+
+def model_threads(cores: int | None, max_threads: int | None) -> int:
+    """Return how many cores a job that runs a model asks for.
+
+    Args:
+        cores: Those of the machine that Snakemake may use; None on a cluster.
+        max_threads: The most that a job may ask for, where Snakemake was told.
+    """
+    return cores or max_threads or UNKNOWN_CORES
 
 
 def model_minutes(config: Config, model: str) -> int:

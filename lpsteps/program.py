@@ -73,7 +73,7 @@ class StepRun:
         self._inputs: dict[Path, tuple[str, os.stat_result]] = {}
         self._outputs: dict[Path, Path] = {}
         self._folders: dict[Path, Path] = {}
-        self._records: list[Path] = []
+        self._records: dict[Path, Path] = {}
         self._notes: dict[str, Any] = {}
         self._afterwards: list[Callable[[], None]] = []
         self._started = datetime.now(UTC)
@@ -212,10 +212,11 @@ class StepRun:
             if final in outputs:
                 target = provenance.record_path(final)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(_PARTIAL_PREFIX + target.name)
-                self._records.append(partial)
-                write_json(partial, record)
-                partial.replace(target)
+                self._records[target] = target.with_name(_PARTIAL_PREFIX + target.name)
+                write_json(self._records[target], record)
+        # Only now, so that a full disk leaves the records of an earlier run as they are.
+        for target, partial in self._records.items():
+            partial.replace(target)
         # A manifest speaks for the files beside it, so it gets its name after them.
         for final in sorted(outputs, key=lambda path: path.name == "manifest.json"):
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +237,7 @@ class StepRun:
 
         One that cannot be removed is no output either, and the next run of the step replaces it.
         """
-        for temporary in (*self._outputs.values(), *self._records):
+        for temporary in (*self._outputs.values(), *self._records.values()):
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         for temporary in self._folders.values():
@@ -308,6 +309,22 @@ def _summary(error: Exception) -> str:
     return printable(f"{type(error).__name__}: {first_line(error)}")
 
 
+def _expanded(words: Sequence[str], prefixes: str) -> list[str]:
+    """Replace each word that stands for the lines of a file: no record has that file.
+
+    Args:
+        words: The command line, as it was parsed.
+        prefixes: The characters that such a word may begin with, before the file's path.
+    """
+    expanded: list[str] = []
+    for word in words:
+        if word.startswith(tuple(prefixes)):
+            expanded += Path(word[1:]).read_text(encoding="utf-8").splitlines()
+        else:
+            expanded.append(word)
+    return expanded
+
+
 def run_step(
     module: str,
     argv: Sequence[str] | None,
@@ -340,7 +357,9 @@ def run_step(
     previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
     step: StepRun | None = None
     try:
-        command = sys.argv[1:] if argv is None else argv
+        command = _expanded(
+            sys.argv[1:] if argv is None else argv, parser.fromfile_prefix_chars or ""
+        )
         step = StepRun(module, parse_spec(arguments.spec), logger, command)
         body(step, arguments)
         step.commit()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.text_patterns import words_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -45,19 +46,6 @@ _EXPECTED = {
     "tuple_type": _LIST,
 }
 """What was expected, for the kinds of errors that pydantic tells in the words of Python."""
-
-_PATTERNS = {
-    r"^[A-Za-z0-9][A-Za-z0-9._+-]*$": "letters, digits and . _ + -, a letter or digit first",
-    r"^[A-Za-z0-9][A-Za-z0-9._+-]*\.whl$": "the name of a file that ends in .whl",
-    r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$": "owner/name of a repository",
-    r"^[0-9][A-Za-z0-9.+!]*$": "an exact version, such as 1.2.3",
-    r"^[0-9a-f]{40}$": "a full commit hash, 40 hexadecimal digits",
-    r"^[0-9a-f]{64}$": "a SHA-256, 64 hexadecimal digits",
-    r"^[a-z0-9-]+$": "small letters, digits and -",
-    r"^[a-z0-9+-]+$": "small letters, digits, + and -",
-    r"^[a-z0-9_]+$": "small letters, digits and _",
-}
-"""What text that matches a pattern is."""
 
 
 def validated(model: type[Model], payload: Any, source: str) -> Model:
@@ -119,8 +107,7 @@ def _problem(error: ErrorDetails, parts: Sequence[str], target: Any) -> str:
 def _expectation(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     if error["type"] == "string_pattern_mismatch":
-        pattern = context["pattern"]
-        return f"must be {_PATTERNS.get(pattern, f'text that matches {pattern}')}"
+        return f"must be {words_of(context['pattern']).expected}"
     expected = _EXPECTED.get(error["type"])
     return error["msg"] if expected is None else expected.format(**context)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -53,7 +54,7 @@ def take_local_model(source: Path, folder: Path, with_code: bool) -> None:
     """
     if not (source / "config.json").is_file():
         raise LpstepsError(
-            f"{source}: no config.json there; expected the folder of a model; correct path"
+            f"{source}: no config.json there; expected the folder of a model; correct its path"
         )
     if not any(source.glob("*.safetensors")):
         pickled = sorted(path.name for path in (*source.glob("*.bin"), *source.glob("*.pt*")))
@@ -156,3 +157,20 @@ def check_model(folder: Path, expected: ExpectedModel) -> None:
             raise LpstepsError(
                 f"{key}: {value}: the model's files say {found}; correct config/models.yaml"
             )
+
+
+@contextmanager
+def messages_about(source: str, folder: Path) -> Iterator[None]:
+    """Let messages name the place that the user knows, not the temporary folder.
+
+    Args:
+        source: That place: a folder, a repository, or the file that a model was converted from.
+        folder: The temporary folder.
+
+    Raises:
+        LpstepsError: The body raised it.
+    """
+    try:
+        yield
+    except LpstepsError as error:
+        raise LpstepsError(str(error).replace(str(folder), source)) from error

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,6 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
         LpstepsError: The Hub cannot be reached or refuses, or holds no safetensors weights.
     """
     import shutil
-    import sys
 
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -113,10 +113,13 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
+@cache
 def _limit_silence() -> None:
     """Give up on a hub that is silent: its client asks for some answers with no limit at all."""
-    from huggingface_hub import constants, set_client_factory
-    from huggingface_hub.utils._http import default_client_factory
+    from huggingface_hub import constants, get_session, set_client_factory
+
+    # Its class and its hooks, which heed HF_HUB_OFFLINE, are the business of that library.
+    original = get_session()
 
     def limit(request: Any) -> None:
         limits = request.extensions.get("timeout", {})
@@ -126,9 +129,11 @@ def _limit_silence() -> None:
         request.extensions["timeout"] = limits
 
     def factory() -> Any:
-        client = default_client_factory()
-        client.event_hooks = {"request": [*client.event_hooks["request"], limit]}
-        return client
+        return type(original)(
+            event_hooks={"request": [*original.event_hooks["request"], limit]},
+            follow_redirects=original.follow_redirects,
+            timeout=original.timeout,
+        )
 
     set_client_factory(factory)
 

@@ -6,10 +6,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+from lpsteps import text_patterns
+
+Sha256 = Annotated[str, StringConstraints(pattern=text_patterns.SHA256)]
 """A SHA-256 as 64 lower-case hexadecimal digits."""
 
-Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Revision = Annotated[str, StringConstraints(pattern=text_patterns.REVISION)]
 """A commit hash of a repository on the Hugging Face Hub; a branch can move, so none is accepted."""
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt", ".py"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,11 @@ def _open(path: Path) -> int | None:
     # A file of another user's in a folder for all can be locked, too, if it is not opened to write.
     for flags in (os.O_RDONLY, os.O_RDONLY | os.O_CREAT):
         try:
-            return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            # A pipe of that name would let an open wait for its other end.
+            descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
         except OSError:
             continue
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
     return None

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lpsteps import text_patterns
 from lpsteps.definition_files import (
     FileDefinition,
     definition_path,
@@ -142,7 +143,7 @@ class Column(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=r"^[a-z0-9_]+$")
+    id: str = Field(pattern=text_patterns.TABLE_COLUMN)
     title: str
     kind: Literal[
         "benchmark",
@@ -244,7 +245,7 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=r"^[a-z0-9+-]+$")
+    id: str = Field(pattern=text_patterns.TABLE_ROW)
     label: str
     selection: str | None = None
     recovery: str = NO_RECOVERY

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lpsteps.artifacts import file_manifest, read_json, write_json
 from lpsteps.data.archives import archive_members
-from lpsteps.data.checkpoints import ExpectedModel, check_model
+from lpsteps.data.checkpoints import ExpectedModel, check_model, messages_about
 from lpsteps.data.specs import Spec
 from lpsteps.models.convert import convert_gguf
 from lpsteps.program import StepRun, run_step
@@ -46,7 +46,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     folder = step.write_folder(arguments.manifest.parent)
     with elapsed(f"converting {gguf.name}"):
         convert_gguf(step.read(gguf), folder)
-    check_model(folder, spec.expected)
+    with messages_about(str(gguf), folder):
+        check_model(folder, spec.expected)
     manifest = {
         "schema": 1,
         "source": {"archive": archive["wheel"], "file": spec.file, "format": spec.format},

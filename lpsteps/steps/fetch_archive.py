@@ -18,6 +18,7 @@ from lpsteps.data.archives import check_members, check_sha256, download_wheel, e
 from lpsteps.data.specs import Sha256, Spec
 from lpsteps.errors import LpstepsError
 from lpsteps.program import StepRun, run_step
+from lpsteps.text_patterns import WHEEL
 from lpsteps.validation import validated
 
 
@@ -26,7 +27,7 @@ class ArchiveSpec(Spec):
 
     package: str = Field(description="name of the distribution on the package index")
     version: str = Field(description="exact version")
-    filename: str = Field(description="file name of the wheel", pattern=r"^[^/\\]+\.whl$")
+    filename: str = Field(description="file name of the wheel", pattern=WHEEL)
     sha256: Sha256 = Field(description="hash of the wheel")
     members: list[str] = Field(description="patterns of the members to unpack", min_length=1)
     member_sha256: dict[str, Sha256] = Field(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +14,11 @@ from lpsteps.data.checkpoints import (
     ExpectedModel,
     check_model,
     check_tokenizer_code,
+    messages_about,
     take_local_model,
 )
 from lpsteps.data.hub import hub_model
 from lpsteps.data.specs import Revision, Spec
-from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_family, check_remote_code
 from lpsteps.program import StepRun, run_step
 from lpsteps.progress import elapsed
@@ -74,7 +73,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         take_local_model(spec.source.path, folder, spec.trust_remote_code)
         origin = {"kind": spec.source.kind}
     source = spec.source.repo if isinstance(spec.source, HubModel) else str(spec.source.path)
-    with _messages_about(source, folder):
+    with messages_about(source, folder):
         _check(folder, spec)
     manifest = {
         "schema": 1,
@@ -95,19 +94,6 @@ def _check(folder: Path, spec: ModelSpec) -> None:
     if spec.trust_remote_code:
         check_tokenizer_code(folder)
     check_model(folder, spec.expected)
-
-
-@contextmanager
-def _messages_about(source: str, folder: Path) -> Iterator[None]:
-    """Let messages name the place that the user knows, not the temporary folder.
-
-    Raises:
-        LpstepsError: The body raised it.
-    """
-    try:
-        yield
-    except LpstepsError as error:
-        raise LpstepsError(str(error).replace(str(folder), source)) from error
 
 
 if __name__ == "__main__":

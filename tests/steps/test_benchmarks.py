@@ -18,6 +18,7 @@ from benchmarks import (
     distillation,
     hadamard,
     least_squares,
+    measure,
     patch_application,
     perplexity,
     pipeline,
@@ -224,6 +225,18 @@ def test_patch_application(on_model: list[str]) -> None:
     result = result_of(patch_application, [*on_model, "--repetitions=2", "--length=16"])
     assert len(result["figures"]) == 6
     assert set(result["seconds"]) >= {"patch, prefill", "patch, decode", "ffn, decode"}
+
+
+def test_a_program_that_fails_says_so_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        measure.peak_memory_of("json.tool", "nowhere.json")
+
+    assert measure.exit_status("perplexity", work) == 1
+    error = capfd.readouterr().err
+    assert "No such file or directory: 'nowhere.json'" in error
+    assert error.splitlines()[-1].startswith(
+        "error: perplexity: python -m json.tool nowhere.json: ended with status "
+    )
 
 
 def write_record(folder: Path, start: str, seconds: float) -> None:

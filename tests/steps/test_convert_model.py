@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
+from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -200,6 +202,27 @@ def test_a_model_of_another_size_stops_the_step(
     message = capsys.readouterr().err
     assert "n_layers: 4: the model's files say 3; correct config/models.yaml" in message
     assert not (root / "wrong").exists()
+
+
+def test_a_weight_that_is_not_finite_is_told_by_the_file_it_came_from(
+    converted: tuple[Path, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, model = converted
+
+    def convert(gguf: Path, folder: Path) -> None:
+        for path in (root / "model").glob("*.json"):
+            shutil.copy(path, folder)
+        weights = load_file(root / "model/model.safetensors")
+        weights["model.norm.weight"][0] = torch.nan
+        save_file(weights, folder / "model.safetensors")
+
+    monkeypatch.setattr(convert_model, "convert_gguf", convert)
+    assert _run(root, _expected(model), output="infinite") == 1
+    gguf = root / "archive" / "tiny.gguf"
+    message = f"error: convert_model: {gguf}/model.safetensors: model.norm.weight: holds NaN"
+    assert capsys.readouterr().err.startswith(message)
 
 
 @pytest.mark.parametrize("name", ["deepseek-llm", None])

@@ -79,6 +79,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "WSC273 is not in the embedded data; set data_root to a folder with local files, or "
         "hub_data: true",
     ),
+    "benchmark without data in the folder of local files": (
+        {
+            "suites": {"qa": {"protocol": "harness", "benchmarks": {"wsc273": None}}},
+            "data_root": "config",
+        },
+        "WSC273 is not in the embedded data; put wsc273_test.parquet into data_root, config, or "
+        "hub_data: true, or leave it out of the suite",
+    ),
     "mistyped training text": (
         {"training_text": "embeded"},
         "training_text: training text 'embeded' is not defined; did you mean 'embedded'?",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, Field
 
-from lpsteps.config import Model, Name, Profile
+from lpsteps import text_patterns
+from lpsteps.config import Definitions, Model, Name, Profile
 from lpsteps.config_reference import (
     attribute_descriptions,
     model_reference,
@@ -16,6 +20,7 @@ from lpsteps.config_reference import (
 )
 from lpsteps.methods import method_module, method_names
 
+ROOT = Path(__file__).parents[2]
 TITLES = {
     "selection": "Parameters of selections",
     "recovery": "Parameters of repairs",
@@ -95,6 +100,26 @@ def test_a_field_without_description_is_refused():
 
     with pytest.raises(ValueError, match=r"Bare\.value: has no description"):
         lines(Bare)
+
+
+def patterns(schema: object) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+        yield from schema.get("patternProperties", {})
+        for part in schema.values():
+            yield from patterns(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from patterns(part)
+
+
+def test_every_pattern_is_told_in_words():
+    schema = json.loads((ROOT / "config/schema.json").read_text())
+    definitions = Definitions.model_json_schema()
+    found = {*patterns(schema), *patterns(definitions)}
+    assert {text_patterns.NAME, text_patterns.GENERIC_RESOURCE, text_patterns.WHEEL} <= found
+    assert found <= set(text_patterns.WORDS)
+    assert "text like" not in reference_text()
 
 
 def test_every_key_and_method_is_there():

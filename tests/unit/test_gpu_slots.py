@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,25 @@ def test_the_same_device_at_another_position_is_taken_all_the_same(tmp_path: Pat
     assert (first.index, second.index) == (0, 1)
     first.release()
     second.release()
+
+
+def test_what_is_no_regular_file_is_no_lock(tmp_path: Path):
+    """In a process of its own, which could be ended if it waited for the pipe's other end."""
+    os.mkfifo(tmp_path / "lpsteps-gpu-GPU-a.lock")
+    (tmp_path / "lpsteps-gpu-GPU-b.lock").mkdir()
+    program = (
+        "import sys, pathlib\n"
+        "from lpsteps.models.gpu_slots import claim_slot\n"
+        f"print(claim_slot({[*DEVICES, 'GPU-c']!r}, pathlib.Path(sys.argv[1])).index)\n"
+    )
+    claimed = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    assert claimed.stdout == "2\n"
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path):

@@ -44,6 +44,15 @@ def test_a_larger_model_gets_more_memory_and_time_and_a_gpu():
     assert "gres" not in request
 
 
+@pytest.mark.parametrize(
+    ("cores", "max_threads", "threads"), [(2, None, 2), (2, 16, 2), (None, 16, 16), (None, None, 8)]
+)
+def test_a_model_gets_several_cores_wherever_it_runs(
+    cores: int | None, max_threads: int | None, threads: int
+):
+    assert job_resources.model_threads(cores, max_threads) == threads
+
+
 def test_each_attempt_gets_as_much_again():
     request = request_for(config())
     for name in ("mem_mb", "runtime"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lpsteps import program
 from lpsteps.errors import LpstepsError
 from lpsteps.program import parse_spec, run_step
 
@@ -199,3 +200,25 @@ def test_a_disk_that_fills_up_while_records_are_written_leaves_nothing(monkeypat
     monkeypatch.setattr("lpsteps.program.write_json", fill)
     assert run(body) == 1
     assert list(Path().rglob(".partial-*")) == []
+
+
+def test_records_of_an_earlier_run_are_replaced_together(monkeypatch):
+    outputs = [Path("a.txt"), Path("b.txt")]
+
+    def body(step, arguments):
+        for path in outputs:
+            step.write(path).write_text("x")
+
+    assert run(body) == 0
+    records = [path.with_name(f"{path.name}.record.json") for path in outputs]
+    before = [path.read_bytes() for path in records]
+    write = program.write_json
+
+    def fill(path, payload):
+        if "b.txt" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, payload)
+
+    monkeypatch.setattr(program, "write_json", fill)
+    assert run(body, "--spec", "{'another': 1}") == 1
+    assert [path.read_bytes() for path in records] == before and leftovers() == []

@@ -69,6 +69,7 @@ def test_a_table_of_many_rows_is_built(copy: Path):
     lines = (copy / ARGUMENTS).read_text().splitlines()
     assert json.loads(lines[lines.index("--spec") + 1]) == record["spec"]
     assert read < set(lines)
+    assert record["command"][3 : 3 + len(lines)] == lines
 
 
 def test_equal_arguments_build_nothing_again(copy: Path):

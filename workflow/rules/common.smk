@@ -34,10 +34,9 @@ except LpstepsError as error:
 
 
 # A model uses all cores of the machine by itself, so that results do not depend on --cores, and
-# two such jobs at a time would only be in each other's way. On a cluster, where nobody says how many
-# cores there are, its profile's `max-threads` is what a job asks for.
-ALL_CORES = (
-    workflow.resource_settings.cores or workflow.resource_settings.max_threads or 1
+# two such jobs at a time would only be in each other's way.
+ALL_CORES = job_resources.model_threads(
+    workflow.resource_settings.cores, workflow.resource_settings.max_threads
 )
 
 # Dear and deterministic results are shared between working copies, if Snakemake runs with --cache.

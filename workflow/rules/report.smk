@@ -16,7 +16,7 @@ TABLE_INPUTS = {
 
 # A command line can hold no more than 128 KiB in one argument, and the shell gets all of it as one,
 # so what grows with the profile goes through a file. It holds what the profile asks for and nothing
-# measured; the records of the tables repeat all of it, which is why it has none itself.
+# measured; the records of the tables repeat all its lines, which is why it has none itself.
 rule write_arguments:
     input:
         template="workflow/templates/build_tables.txt.j2",

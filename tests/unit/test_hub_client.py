@@ -1,0 +1,56 @@
+"""The client of the Hub: it gives up on silence, and heeds what its library heeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from lpsteps.data import hub
+
+ADDRESS = "https://huggingface.co/api/models/owner/tiny"
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    # The hooks are called without a request being sent.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub._limit_silence()
+    # A second download of the same process.
+    hub._limit_silence()
+    yield huggingface_hub.get_session()
+    huggingface_hub.close_session()
+
+
+def pass_hooks(client: Any, request: Any) -> None:
+    for hook in client.event_hooks["request"]:
+        hook(request)
+
+
+def test_a_request_without_a_limit_gets_one(client: Any) -> None:
+    request = client.build_request("GET", ADDRESS, timeout=None)
+    pass_hooks(client, request)
+    limits = dict.fromkeys(("connect", "read", "write", "pool"), constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    assert request.extensions["timeout"] == limits
+
+
+def test_a_limit_of_the_library_stays(client: Any) -> None:
+    request = client.build_request("GET", ADDRESS, timeout=3)
+    pass_hooks(client, request)
+    assert set(request.extensions["timeout"].values()) == {3}
+
+
+def test_the_library_goes_nowhere_when_it_is_told_to(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OfflineModeIsEnabled):
+        pass_hooks(client, client.build_request("GET", ADDRESS))
+
+
+def test_redirections_are_followed_to_where_the_files_are(client: Any) -> None:
+    assert client.follow_redirects is True
