@@ -159,6 +159,7 @@ def export_variant(
     """Write a pruned model as a checkpoint that other programs load; runs what is missing."""
     from lpsteps.config import read_config
     from lpsteps.export.delivery import check_target, deliver
+    from lpsteps.export.hub import check_push
     from lpsteps.export.hub import push_to_hub as push
     from lpsteps.export.planning import checkpoint_manifest
     from lpsteps.export.run import build
@@ -166,6 +167,8 @@ def export_variant(
 
     manifest = Path(checkpoint_manifest(named_variant(read_config(configfile), model, variant)))
     check_target(to, replace=force)
+    if push_to_hub is not None:
+        check_push(push_to_hub)
     build(manifest, configfile, cores)
     deliver(manifest, to, replace=force)
     print(f"{to}: exported {model}, {variant}")

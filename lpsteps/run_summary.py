@@ -11,7 +11,7 @@ from typing import Protocol
 
 from lpsteps.runtime import job_seconds, readable_duration
 
-PAGE = "reports/tables.html"
+PAGE = Path("reports/tables.html")
 LAST_LINES = 8
 MOST_NAMED = 3
 
@@ -55,16 +55,23 @@ def _with_output(jobs: Iterable[Job]) -> list[Job]:
 
 
 def _rules(jobs: list[Job]) -> str:
-    """List the rules that ran with the number of their jobs and the time of all, longest first."""
+    """List the rules that ran with the number of their jobs and the time of all, longest first.
+
+    A rule of which no job was measured, as with ``--cache``, comes without a time.
+    """
     rules: dict[str, list[Job]] = {}
     for job in jobs:
         rules.setdefault(job.name, []).append(job)
-    seconds = {
-        rule: sum(job_seconds(Path(job.benchmark)) or 0.0 for job in members if job.benchmark)
-        for rule, members in rules.items()
+    seconds: dict[str, float] = {}
+    for rule, members in rules.items():
+        known = [job_seconds(Path(job.benchmark)) for job in members if job.benchmark]
+        seconds[rule] = sum(time for time in known if time is not None)
+    # A time is never 0 where there is one.
+    times = {
+        rule: f" ({readable_duration(time)})" if time else "" for rule, time in seconds.items()
     }
     return ", ".join(
-        f"{rule} {len(rules[rule])} ({readable_duration(seconds[rule])})"
+        f"{rule} {len(rules[rule])}{times[rule]}"
         for rule in sorted(rules, key=lambda rule: (-seconds[rule], rule))
     )
 
@@ -72,8 +79,8 @@ def _rules(jobs: list[Job]) -> str:
 def _place(graph: Graph) -> str:
     """Say where the page is when the run was about it, else where the files asked for are."""
     made = {str(path) for job in graph.jobs for path in job.output}
-    if PAGE in made:
-        return f"The page: {Path(PAGE).resolve().as_uri()}"
+    if str(PAGE) in made:
+        return f"The page: {PAGE.resolve().as_uri()}"
     asked = sorted(str(path) for path in graph.targetfiles)
     more = f" and {len(asked) - MOST_NAMED} more" if len(asked) > MOST_NAMED else ""
     return f"Made: {', '.join(asked[:MOST_NAMED])}{more}"
@@ -99,12 +106,28 @@ def _last_lines(log: Path) -> list[str]:
     return lines[-LAST_LINES:]
 
 
+def _members(job: Job) -> list[Job]:
+    """Return a failed job, or those jobs of a failed group that can have failed.
+
+    On a cluster several jobs are run as a group, and Snakemake learns only that the group failed.
+    Jobs that have made their outputs have not failed, nor have those that never wrote to a log.
+    """
+    members: list[Job] = list(getattr(job, "jobs", [job]))
+    suspects = [
+        member
+        for member in members
+        if not all(Path(path).exists() for path in member.output)
+        and any(Path(log).exists() for log in member.log)
+    ]
+    return suspects or members
+
+
 def after_failure(graph: Graph, failed: Iterable[Job], logs_shown: bool) -> str:
     """Return the failed jobs with the end of their logs, and how to go on.
 
     Args:
         graph: Snakemake's graph of the run.
-        failed: The jobs that failed.
+        failed: The jobs and groups of jobs that failed.
         logs_shown: Whether Snakemake has printed the logs already (``--show-failed-logs``).
 
     Returns:
@@ -112,7 +135,8 @@ def after_failure(graph: Graph, failed: Iterable[Job], logs_shown: bool) -> str:
         tell themselves.
     """
     lines: list[str] = []
-    for job in sorted(failed, key=lambda job: [*map(str, job.log)]):
+    members = [member for job in failed for member in _members(job)]
+    for job in sorted(members, key=lambda job: [*map(str, job.log)]):
         for log in job.log:
             lines.append(f"Failed: {job.name}; its log: {log}")
             if not logs_shown:

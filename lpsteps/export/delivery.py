@@ -72,13 +72,15 @@ def deliver(manifest: Path, target: Path, *, replace: bool) -> None:
         verify_file_manifest(partial / MANIFEST)
         flush_to_disk(partial)
         if target.exists():
+            # An interrupted replacement may have left one.
+            shutil.rmtree(replaced, ignore_errors=True)
             target.rename(replaced)
         partial.rename(target)
         flush_to_disk(target.parent)
     except OSError as error:
-        if replaced.exists() and not target.exists():
-            replaced.rename(target)
         raise LpstepsError(f"--to: {target}: cannot be written ({error.strerror})") from error
     finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.artifacts import read_json, sha256_file
-from lpsteps.evaluation.score import Score
 from lpsteps.export.settings import ExportSettings, Form
 from lpsteps.validation import validated
 
@@ -22,7 +21,7 @@ class ScoreFacts(BaseModel):
         benchmark: Name of the benchmark.
         metric: Name of the metric.
         unit: Of the value.
-        value: The metric.
+        value: The metric; None where the evaluation gave no finite number.
         stderr: Its standard error; None where a single sample gives none.
         n: Samples that were scored.
         total: Samples in the whole split.
@@ -35,7 +34,7 @@ class ScoreFacts(BaseModel):
     benchmark: str
     metric: str
     unit: Literal["perplexity", "percent"]
-    value: float
+    value: float | None
     stderr: float | None
     n: int
     total: int
@@ -49,9 +48,10 @@ class ScoreFacts(BaseModel):
         Raises:
             LpstepsError: It is missing or malformed.
         """
-        score = validated(Score, read_json(path), str(path))
-        facts = score.model_dump(include=set(cls.model_fields))
-        return cls(**facts, path=str(path), sha256=sha256_file(path))
+        content = read_json(path)
+        facts = {name: content[name] for name in cls.model_fields if name in content}
+        own = {"path": str(path), "sha256": sha256_file(path)}
+        return validated(cls, facts | own, str(path))
 
 
 class ExportRecord(BaseModel):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from lpsteps import methods
 from lpsteps import workflow as jobs
 from lpsteps.config import Config
 from lpsteps.errors import LpstepsError, nearest
@@ -52,8 +51,7 @@ def suited_recoveries(config: Config, n: int) -> list[str]:
     return [
         recovery
         for recovery in config.definitions.recoveries
-        if recovery not in trained
-        and methods.unsuited(jobs.recovery_method(config, recovery)[0], n) is None
+        if recovery not in trained and jobs.recovery_unsuited(config, recovery, n) is None
     ]
 
 

@@ -124,8 +124,33 @@ def test_a_failing_copy_leaves_the_old_export(
     assert {path.name for path in tmp_path.iterdir()} == {"results", "newer", "target"}
 
 
+def test_what_a_killed_replacement_left_is_in_nobodys_way(manifest: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    newer = checkpoint(tmp_path / "newer", "two")
+    checkpoint(tmp_path / ".replaced-target", "old")
+    checkpoint(tmp_path / ".partial-target", "half")
+    deliver(manifest, target, replace=False)
+    checkpoint(tmp_path / ".replaced-target", "old")
+    deliver(newer, target, replace=True)
+    assert contents(target) == contents(newer.parent)
+    assert {path.name for path in tmp_path.iterdir()} == {"results", "newer", "target"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised", "message"),
+    [
+        (OSError(13, "Permission denied"), LpstepsError, "Permission denied"),
+        (KeyboardInterrupt("Ctrl-C"), KeyboardInterrupt, "Ctrl-C"),
+    ],
+    ids=["refused", "interrupted"],
+)
 def test_a_failing_rename_brings_the_old_export_back(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: BaseException,
+    raised: type[BaseException],
+    message: str,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = tmp_path / "target"
     deliver(manifest, target, replace=False)
@@ -134,10 +159,11 @@ def test_a_failing_rename_brings_the_old_export_back(
 
     def refused(self: Path, destination: Path) -> Path:
         if self.name == ".partial-target":
-            raise OSError(13, "Permission denied")
+            raise fault
         return rename(self, destination)
 
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(LpstepsError, match="Permission denied"):
+    with pytest.raises(raised, match=message):
         deliver(newer, target, replace=True)
     assert (target / "config.json").read_text() == "one"
+    assert {path.name for path in tmp_path.iterdir()} == {"results", "newer", "target"}

@@ -10,9 +10,12 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+from lpsteps import cli
 from lpsteps.artifacts import file_manifest, write_json
 from lpsteps.errors import LpstepsError
-from lpsteps.export.hub import push_to_hub
+from lpsteps.export.hub import check_push, push_to_hub
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -31,6 +34,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list
     asked: list[Any] = []
 
     class Hub:
+        def whoami(self) -> dict[str, str]:
+            asked.append("whoami")
+            if error is not None:
+                raise error
+            return {"name": "me"}
+
         def create_repo(self, repo: str, **options: Any) -> None:
             asked.append((repo, options))
             if error is not None:
@@ -60,6 +69,14 @@ def test_only_the_files_of_the_export_are_uploaded(
     }
 
 
+def test_what_an_earlier_export_left_in_the_repository_is_deleted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hub(monkeypatch)
+    push_to_hub(folder, "me/mine", private=True)
+    assert asked[-1]["delete_patterns"] == "*"
+
+
 def test_a_damaged_export_is_not_uploaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = hub(monkeypatch)
     (folder / "config.json").write_text("changed")
@@ -86,6 +103,33 @@ def test_a_refusal_is_one_line(
         push_to_hub(folder, "me/mine", private=True)
     message = str(raised.value)
     assert message.startswith("--push-to-hub: me/mine: ") and "\n" not in message
+
+
+def test_a_name_and_a_token_pass_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = hub(monkeypatch)
+    check_push("me/mine")
+    assert asked == ["whoami"]
+
+
+@pytest.mark.parametrize("name", ["mine", "me/", "a/b/c", "../mine", "me/mine\n", ""])
+def test_a_wrong_name_is_refused_without_asking(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = hub(monkeypatch)
+    with pytest.raises(LpstepsError, match="must be owner/name of a repository"):
+        check_push(name)
+    assert asked == []
+
+
+def test_without_a_token_nothing_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub(monkeypatch, LocalTokenNotFoundError("Token is required"))
+    monkeypatch.setattr("lpsteps.export.run.build", lambda *_: pytest.fail("ran the workflow"))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(LpstepsError, match="--push-to-hub: me/mine: Token is required; log in"):
+        cli.export_variant(
+            model="smollm2-135m", variant="dense", to=tmp_path / "new", push_to_hub="me/mine"
+        )
+    assert not (tmp_path / "new").exists()
 
 
 def test_without_the_network_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

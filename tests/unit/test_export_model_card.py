@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from lpsteps.artifacts import sha256_file, write_json
+from lpsteps.errors import LpstepsError
 from lpsteps.export.mergekit import mergekit_config
 from lpsteps.export.model_card import licence_identifier, model_card, title
 from lpsteps.export.record import ExportRecord, ScoreFacts
@@ -29,7 +32,7 @@ RECOVERY = MethodFacts(
 )
 
 
-def score(value: float, **changes: Any) -> ScoreFacts:
+def score(value: float | None, **changes: Any) -> ScoreFacts:
     facts = {
         "benchmark": "wikipedia",
         "metric": "ppl",
@@ -105,6 +108,23 @@ def test_full_scores_have_no_warning() -> None:
     card = model_card(record(scores=[score(20.0, n=90, stderr=None)], dense_scores=[]))
     assert "| Wikipedia | ppl | 90 |  | 20.00 | `abababababab` |" in card
     assert "on a part of the samples" not in card
+
+
+def test_a_score_that_is_no_finite_number_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "wikipedia.json"
+    facts = score(None, stderr=None).model_dump(exclude={"path", "sha256"})
+    write_json(path, facts | {"schema": 1, "samples": {"ids": [0], "values": [None]}})
+    read = ScoreFacts.read(path)
+    assert (read.value, read.path, read.sha256) == (None, str(path), sha256_file(path))
+    card = model_card(record(scores=[read]))
+    assert "| 4 of 90 | 10.00 ± 1.25 | not finite |" in card
+
+
+def test_a_score_file_with_a_wrong_value_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "wikipedia.json"
+    write_json(path, score(1.0).model_dump(exclude={"path", "sha256"}) | {"value": "much"})
+    with pytest.raises(LpstepsError, match=r"wikipedia\.json: value: 'much': must be a number"):
+        ScoreFacts.read(path)
 
 
 def test_a_variant_without_scores_says_so() -> None:

@@ -97,6 +97,17 @@ def test_a_repair_that_does_not_suit_the_cut_is_not_offered(config: Config) -> N
             assert getattr(method, "unsuited", lambda n: None)(variant.n) is None
 
 
+def test_a_training_on_more_windows_than_there_are_is_not_offered(config: Config) -> None:
+    lacking = {
+        name
+        for name in jobs.distilled_recoveries(config)
+        if config.lacking_text(jobs.distilled(config, name).distillation) is not None
+    }
+    offered = {variant.recovery for variant in exportable_variants(config, MODEL)}
+    assert lacking and not lacking & offered
+    assert set(jobs.distilled_recoveries(config)) - lacking <= offered
+
+
 def test_the_card_shows_what_the_tables_do_and_starts_no_other_benchmark(config: Config) -> None:
     folder = LINEARPATCH.folder
     shown = jobs.variants(config)[LINEARPATCH]

@@ -18,6 +18,23 @@ class Job:
     benchmark: str | None = None
 
 
+@dataclass(frozen=True)
+class Group:
+    """As Snakemake's own: it has all that its members have together."""
+
+    jobs: tuple[Job, ...]
+    name: str = "group"
+    benchmark: str | None = None
+
+    @property
+    def output(self) -> list[str]:
+        return [path for job in self.jobs for path in job.output]
+
+    @property
+    def log(self) -> list[str]:
+        return [path for job in self.jobs for path in job.log]
+
+
 @dataclass
 class Graph:
     jobs: list[Job]
@@ -38,7 +55,7 @@ def measured(name: str, number: int, seconds: float) -> Job:
 
 
 def test_rules_that_ran_come_with_number_and_time_longest_first(folder: Path):
-    page = Job("render_report", (PAGE,))
+    page = Job("render_report", (str(PAGE),))
     ran = [
         measured("calibrate", 0, 3.0),
         measured("distill", 0, 80.0),
@@ -48,7 +65,7 @@ def test_rules_that_ran_come_with_number_and_time_longest_first(folder: Path):
     kept = Job("fetch_data", ("resources/data/x",))
     graph = Graph([page, *ran, collecting, kept], [page, *ran, collecting])
     assert after_success(graph).splitlines() == [
-        "Ran 4 jobs: distill 2 (2 min 1 s), calibrate 1 (3 s), render_report 1 (0 s)",
+        "Ran 4 jobs: distill 2 (2 min 1 s), calibrate 1 (3 s), render_report 1",
         "Reused: the results of 1 job",
         f"The page: {(folder / PAGE).as_uri()}",
     ]
@@ -88,6 +105,32 @@ def test_logs_that_snakemake_has_shown_are_only_named():
 def test_a_job_that_was_killed_at_its_start_has_no_log():
     failed = Job("rank_layers", ("results/ranking",), log=("logs/none.log",))
     assert "not written" in after_failure(Graph([failed], []), [failed], logs_shown=False)
+
+
+def grouped(name: str) -> Job:
+    return Job(name, (f"{name}.out",), log=(f"{name}.log",))
+
+
+def test_of_a_failed_group_only_the_job_that_can_have_failed_is_told():
+    done, failed, never = grouped("rank_layers"), grouped("choose_layers"), grouped("build_patch")
+    for path in ("rank_layers.log", "rank_layers.out", "choose_layers.log"):
+        Path(path).write_text("line\n")
+    group = Group((never, failed, done))
+    text = after_failure(Graph([done, failed, never], []), [group], logs_shown=False)
+    assert text.splitlines() == [
+        "Failed: choose_layers; its log: choose_layers.log",
+        "    line",
+        "The same command continues from here.",
+    ]
+
+
+def test_of_a_group_that_was_killed_at_its_start_all_jobs_are_told():
+    group = Group((grouped("choose_layers"), grouped("build_patch")))
+    text = after_failure(Graph(list(group.jobs), []), [group], logs_shown=True)
+    assert text.splitlines()[:-1] == [
+        "Failed: build_patch; its log: build_patch.log",
+        "Failed: choose_layers; its log: choose_layers.log",
+    ]
 
 
 def test_a_log_of_other_bytes_is_shown_all_the_same():
