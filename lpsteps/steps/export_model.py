@@ -43,6 +43,7 @@ from lpsteps.models.loading import load_model
 from lpsteps.patches import read_patches
 from lpsteps.plan import read_plan
 from lpsteps.program import StepRun, run_step
+from lpsteps.progress import elapsed
 from lpsteps.provenance import Lineage
 from lpsteps.report.lineage import artifact_graph
 from lpsteps.validation import validated
@@ -121,9 +122,10 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     folded = pruning.folds(model.config.model_type)
     folder = step.write_folder(arguments.manifest.parent)
     template = step.read(arguments.modeling).read_text("utf-8") if arguments.modeling else None
-    form = write_checkpoint(model, pruning, folder, template)
-    del model
-    copy_companions(source, manifest["files"], folder)
+    with elapsed("writing the checkpoint"):
+        form = write_checkpoint(model, pruning, folder, template)
+        del model
+        copy_companions(source, manifest["files"], folder)
 
     trusted = form != "stock" or bool(manifest.get("trust_remote_code"))
     exported = load_checkpoint(folder, device=device, trusted=trusted)

@@ -214,7 +214,7 @@ CASES = [
         "fewer training windows than a distillation asks for",
         lambda w: w.set(METHODS, "distillations/kl/windows", 100),
         plan,
-        ("8 windows to train on", "ask for fewer or name a longer text"),
+        ("there are 8", "ask for fewer or name a longer text"),
     ),
     _thing(
         "a model from two places", "models/tiny/source/repo", "owner/name", "models.tiny.source"

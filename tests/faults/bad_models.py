@@ -204,7 +204,7 @@ CASES = [
         ("parameters:", "correct config/models.yaml"),
     ),
     BadInput(
-        "a model folder that is not there",
+        "a model of a folder that is not there",
         lambda w: None,
         Step(
             "fetch_model", "models/tiny/", spec=(("source", {"kind": "local", "path": "no/where"}),)

@@ -106,7 +106,7 @@ def test_a_family_goes_through_the_steps(
     tokens = pa.array(WINDOWS.tolist(), pa.list_(pa.int32()))
     write_parquet(windows, pa.table({"window": range(len(WINDOWS)), "token_ids": tokens}))
 
-    _run(choose_dtype, tmp_path, {"dtype": "auto"}, model, compute)
+    _run(choose_dtype, tmp_path, {"dtype": "auto"}, model, f"--compute={tmp_path / 'auto.json'}")
     write_json(tmp_path / "compute.json", {"schema": 1, "dtype": "float32", "device": "cpu"})
     _run(calibrate, tmp_path, {"windows": 3}, model, f"--windows={windows}", compute, stats)
     ranking = f"--ranking={tmp_path / 'ranking.parquet'}"

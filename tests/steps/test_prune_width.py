@@ -112,7 +112,7 @@ def test_scoring_refuses_a_damaged_pruning(
     content[-4] ^= 1
     tensors.write_bytes(content)
     assert evaluate(tmp_path, inputs, options[0]) == 1
-    assert "not the tensor that" in capsys.readouterr().err
+    assert "width.safetensors: was changed after prune_width wrote it" in capsys.readouterr().err
     assert not (tmp_path / "novels.json").exists()
 
 

@@ -177,7 +177,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, messa
 def test_a_definition_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"id: mine\ntitle: \xff\n")
-    with pytest.raises(LpstepsError, match=r"mine\.yaml: cannot be read \(not UTF-8 text\)$"):
+    with pytest.raises(LpstepsError, match=r"mine\.yaml: cannot be read \(not UTF-8 text\);"):
         read_table(path)
 
 

@@ -80,8 +80,9 @@ def comments(project: Path) -> None:
 def docstrings(project: Path) -> None:
     for module in modules(project):
         text = module.read_text()
-        assert text.startswith('"""')
-        module.write_text('"""Rewritten. ' + text[3:])
+        head, quotes, rest = text.partition('"""')
+        assert quotes and all(line.startswith("#") for line in head.splitlines())
+        module.write_text(f'{head}"""Rewritten. {rest}')
 
 
 def formatting(project: Path) -> None:

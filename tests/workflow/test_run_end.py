@@ -37,7 +37,7 @@ def test_a_failure_ends_with_the_log_of_the_failed_job_shown_once(copy: Path):
     assert run.returncode == 1
     log = "logs/choose_layers/tiny.wikipedia.llm-streamline.n2.log"
     end = run.stdout[run.stdout.index(f"Failed: choose_layers; its log: {log}\n") :]
-    assert "ERROR" in end and "not a valid Parquet file" in end
+    assert "ERROR" in end and "was changed after rank_layers wrote it" in end
     assert "The same command continues from here." in end
     # The error line of the step itself, and the line of its log.
     assert run.stdout.count("not a valid Parquet file") == 2

@@ -14,6 +14,7 @@ from lpsteps import job_resources, run_summary
 from lpsteps import workflow as jobs
 from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
+from lpsteps.export import planning as exports
 from lpsteps.fingerprint import closure, environment_digest
 from lpsteps.moments import MOMENTS_KINDS
 from lpsteps.recovery.base import moments_kind
@@ -224,3 +225,24 @@ wildcard_constraints:
     start=alternatives(jobs.method_recoveries(CONFIG)),
     width=alternatives(CONFIG.definitions.width_prunings),
     lineage=r"dense|calibration/[^/]+/(selection/[^/]+/n\d+/[^/]+|width/[^/]+/n\d+)",
+
+
+def exported_variant(wildcards):
+    """The variant that a job exports."""
+    return jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
+
+
+def exported_scores(wildcards):
+    """`{benchmark: file}` of the scores that the model card shows."""
+    return exports.score_files(CONFIG, exported_variant(wildcards))
+
+
+def exported_dense_scores(wildcards):
+    """`{benchmark: file}` of the dense model's scores beside them."""
+    return exports.dense_score_files(CONFIG, exported_variant(wildcards))
+
+
+def modeling_inputs(wildcards):
+    """The source of the model class that the checkpoint may have to bring along."""
+    source = exports.modeling_file(exported_variant(wildcards))
+    return {"modeling": source} if source else {}

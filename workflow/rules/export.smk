@@ -1,28 +1,5 @@
 """Take a variant away: a checkpoint that other programs load. Nothing else asks for one."""
 
-from lpsteps.export import planning as exports
-
-
-def exported_variant(wildcards):
-    """The variant that a job exports."""
-    return jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
-
-
-def exported_scores(wildcards):
-    """`{benchmark: file}` of the scores that the model card shows."""
-    return exports.score_files(CONFIG, exported_variant(wildcards))
-
-
-def exported_dense_scores(wildcards):
-    """`{benchmark: file}` of the dense model's scores beside them."""
-    return exports.dense_score_files(CONFIG, exported_variant(wildcards))
-
-
-def modeling_inputs(wildcards):
-    """The source of the model class that the checkpoint may have to bring along."""
-    source = exports.modeling_file(exported_variant(wildcards))
-    return {"modeling": source} if source else {}
-
 
 rule export_model:
     input:
