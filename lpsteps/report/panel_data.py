@@ -106,7 +106,7 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
             folder = cell["variant"]
             entry["variant"] = variants.number({"folder": folder, **payload["variants"][folder]})
         if cell["parts"]:
-            entry["parts"] = [_part(part, key) for part in cell["parts"]]
+            entry["parts"] = [_part(part, key, places) for part in cell["parts"]]
         if cell["comparisons"]:
             entry["comparisons"] = [
                 {
@@ -173,10 +173,10 @@ def _columns(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part(part: str, key: str) -> str:
-    """Return the id of a part, or only its column where it stands in the same row."""
+def _part(part: str, key: str, places: Mapping[str, int]) -> str:
+    """Return the column of a part, behind the number of its row and a slash if that is another."""
     part_key, _, column = part.rpartition("/")
-    return column if part_key == key else part
+    return column if part_key == key else f"{places[part_key]}/{column}"
 
 
 def column_titles(columns: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -50,10 +50,16 @@ const cellOf = (id) => {
     verdict: own.verdict && { word: own.verdict[0], rule: sentence(own.verdict[1]) },
     source: own.source && sourceOf(own.source),
     variant: own.variant === undefined ? undefined : stored.variants[own.variant],
-    parts: own.parts?.map((part) => (part.includes("/") ? part : `${key}/${part}`)),
+    parts: own.parts?.map((part) => partOf(part, key)),
     versusBest: versus(own.versus_best),
     versusUnrepaired: versus(own.versus_unrepaired),
   };
+};
+
+// The column of the same row, or the number of another row and a column of it.
+const partOf = (part, key) => {
+  const [other, name] = part.split("/");
+  return name === undefined ? `${key}/${part}` : `${stored.rows[other].key}/${name}`;
 };
 
 // What the number is over, in words.

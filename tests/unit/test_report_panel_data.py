@@ -50,6 +50,11 @@ def unpacked(data: dict[str, Any], name: str) -> dict[str, Any]:
         entry = data["sources"][place]
         file = data["lineage"]["files"][entry["file"]] if "file" in entry else entry
         source = {"path": file["path"], "sha256": file["sha256"], "pointer": pointer}
+
+    def part_of(part: str) -> str:
+        other, _, name = part.rpartition("/")
+        return f"{data['rows'][int(other)]['key'] if other else key}/{name}"
+
     return {
         "status": own.get("status", "measured"),
         "text": own.get("text", "\N{EN DASH}"),
@@ -67,7 +72,7 @@ def unpacked(data: dict[str, Any], name: str) -> dict[str, Any]:
         "rule": data["texts"][own["verdict"][1]] if "verdict" in own else None,
         "difference": own.get("difference"),
         "variant": data["variants"][own["variant"]]["folder"] if "variant" in own else None,
-        "parts": [part if "/" in part else f"{key}/{part}" for part in own.get("parts", [])],
+        "parts": [part_of(part) for part in own.get("parts", [])],
         "versus_best": versus("versus_best"),
         "versus_unrepaired": versus("versus_unrepaired"),
         "source": source,
