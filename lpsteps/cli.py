@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.run_summary import PAGE
 
 app = typer.Typer(
     add_completion=False,
@@ -18,7 +19,6 @@ app = typer.Typer(
     help="Prune layers of a language model, repair the cut, audit every number.",
 )
 
-PAGE = Path("reports/tables.html")
 PROFILE = Path("config/config.yaml")
 
 
@@ -85,7 +85,8 @@ def status(
             raise LpstepsError(f"--configfile: {profile}: no such file")
     asked = targets or [str(PAGE)]
     profiles = ["--configfile", *map(str, configfile)] if configfile else []
-    found = report.status(asked, plan([*asked, *profiles]), median_seconds())
+    # Whatever looks like an option of Snakemake is none: it could plan nothing, or do something.
+    found = report.status(asked, plan([*profiles, "--", *asked]), median_seconds())
     if as_json:
         print(json.dumps(found.as_json(), indent=1, sort_keys=True))
         return

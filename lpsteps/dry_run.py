@@ -27,6 +27,8 @@ from lpsteps.errors import LpstepsError
 from lpsteps.provenance import RECORD_SUFFIX
 from lpsteps.runtime import step_of
 
+_RECORDED = ("spec", "code", "env")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -39,7 +41,8 @@ class Job:
         outputs: Files that it writes, the records beside them not among these.
         benchmark: File with the time that it took last, None for a rule without one.
         params: What it would run with now and what its record holds of the last run: the settings
-            ``spec``, the digests ``code`` and ``env``.
+            ``spec``, the digests ``code`` and ``env``, those that its rule has. A rule without
+            ``code`` runs no step program, so its outputs have no record.
         to_run: Whether Snakemake would run it; the reasons are in what follows.
         missing: Outputs of a job to run that are not there.
         unfinished: Whether an interrupted run left it half made.
@@ -100,7 +103,7 @@ def _job(job: Any, graph: Any) -> Job:
         step=rule if benchmark is None else step_of(Path(benchmark)),
         outputs=[str(path) for path in job.output if not str(path).endswith(RECORD_SUFFIX)],
         benchmark=benchmark,
-        params={name: job.params.get(name) for name in ("spec", "code", "env")},
+        params={name: job.params[name] for name in _RECORDED if hasattr(job.params, name)},
         to_run=graph.needrun(job),
         missing=sorted(absent),
         # Snakemake forces what is marked as incomplete; nothing else is forced in a plain plan.

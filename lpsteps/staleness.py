@@ -45,7 +45,8 @@ class Cause:
             content     an input has another content
             inputs      it reads other files
             code        a module that its program imports was edited
-            setting     a setting in its ``spec`` differs
+            setting     a setting in its ``spec`` differs, or in what a rule without a step
+                        program writes
             software    other package versions are pinned or installed
             command     the command line differs in something else
             record      there is no record that would tell what differs
@@ -103,6 +104,8 @@ def causes(job: Job) -> list[Cause]:
 def _changed_params(job: Job) -> list[Cause]:
     """Compare with the record, also where Snakemake has not: it stops at the first reason."""
     changed = "params" in job.changed
+    if "code" not in job.params:
+        return [Cause("setting", f"what {job.outputs[0]} lists")] if changed else []
     try:
         differing = differences(job)
     except LpstepsError as error:
@@ -114,16 +117,23 @@ def _changed_params(job: Job) -> list[Cause]:
 def differences(job: Job) -> list[Cause]:
     """Return where the record of a job's output differs from what the job would run with now.
 
+    What a rule writes without a step program has no record, and so no differences. Settings that go
+    to a step program through a file are no params of its rule; that file is one of its inputs.
+
     Raises:
         LpstepsError: There is no readable record.
     """
+    if "code" not in job.params:
+        return []
     record = read_record(Path(job.outputs[0]))
     found: list[Cause] = []
     modules = _differing_keys(record["code"], job.params["code"])
     if modules:
         found.append(Cause("code", ", ".join(modules)))
-    found += [Cause("setting", text) for text in _setting_texts(record["spec"], job.params["spec"])]
-    if record["environment"] != job.params["env"]:
+    if "spec" in job.params:
+        texts = _setting_texts(record["spec"], job.params["spec"])
+        found += [Cause("setting", text) for text in texts]
+    if "env" in job.params and record["environment"] != job.params["env"]:
         found.append(Cause("software", "requirements.lock"))
     return found
 

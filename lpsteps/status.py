@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from lpsteps.dry_run import Job
 from lpsteps.errors import LpstepsError
+from lpsteps.run_summary import MOST_NAMED
 from lpsteps.runtime import job_seconds, readable_duration
 from lpsteps.staleness import Cause, causes, differences
-
-MOST_NAMED = 3
 
 
 @dataclass(frozen=True)

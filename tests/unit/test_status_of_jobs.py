@@ -121,6 +121,25 @@ def test_long_values_are_cut(folder: Path):
     assert len(cause.detail) < 70 and cause.detail.endswith("... -> 32")
 
 
+def test_a_changed_list_of_arguments_is_a_changed_setting(folder: Path):
+    """A rule without a step program writes no record."""
+    listing = job("write_arguments/tables", params={"spec": "{}"}, changed=["params"])
+    expected = Cause("setting", "what results/write_arguments/tables.parquet lists")
+    assert causes(listing) == [expected]
+    assert causes(job("write_arguments/tables", params={"spec": "{}"}, updated=["t.j2"])) == [
+        Cause("content", "t.j2")
+    ]
+
+
+def test_settings_that_go_through_a_file_are_not_compared(folder: Path):
+    """The record has them, the rule has no `spec`."""
+    tables = job(params={"code": CODE, "env": "cc"}, awaited=["results/arguments/tables.txt"])
+    record(tables)
+    assert causes(tables) == []
+    record(tables, environment="old")
+    assert causes(tables) == [Cause("software", "requirements.lock")]
+
+
 def test_a_missing_record_is_said(folder: Path):
     (cause,) = causes(job(changed=["params"]))
     assert cause.heading.startswith("no record to go by: results/calibrate/m.c.parquet.record.json")
@@ -199,6 +218,14 @@ def test_current_files_whose_records_disagree_are_named(folder: Path):
     assert "2 files count as current although their records say otherwise" in text
     assert "  results/calibrate/b.parquet (no record to go by: results/calibrate/b" in text
     assert "  results/calibrate/a.parquet (setting changed: windows: 16 -> 32)" in text
+
+
+def test_jobs_without_a_spec_or_a_step_program_are_not_doubtful(folder: Path):
+    tables = job("build_tables/t", params={"code": CODE, "env": "cc"}, to_run=False)
+    record(tables)
+    listing = job("write_arguments/t", params={"spec": "{}"}, to_run=False)
+    found = status(["page"], [tables, listing], {})
+    assert list(lines(found)) == ["page: up to date, 2 jobs"]
 
 
 def test_json_holds_all_of_it(folder: Path):

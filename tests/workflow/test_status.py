@@ -12,6 +12,7 @@ from pathlib import Path
 from project import PROFILE, snakemake
 
 PATCH = "build_patch/tiny.wikipedia.llm-streamline.n2.channel-scale"
+ARGUMENTS = "write_arguments/build_tables"
 SCORES = "evaluate_perplexity/tiny/dense/perplexity"
 
 
@@ -38,13 +39,16 @@ def test_stale_jobs_are_those_of_a_dry_run_each_with_its_reason(copy: Path, edit
     with (copy / "lpsteps/recovery/channel_scale.py").open("a") as module:
         module.write("\nADDED_BY_AN_EDIT = 1\n")
     edit(copy / PROFILE, "wikipedia: 2", "wikipedia: 3")
+    edit(copy / "config/tiny_definitions.yaml", "title: Tiny Llama", "title: Tiny model")
     (copy / "reports/tables.html").unlink()
     run = status(copy, "--json")
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     pending = {job["job"]: job for job in found["pending"]}
     dry = snakemake(copy, "-n", "-p", "reports/tables.html")
-    assert set(pending) == set(re.findall(r"--log logs/(\S+)\.log", dry.stdout))
+    # The rule of the arguments runs no step program, so it has no such option, record or time.
+    assert set(pending) - {ARGUMENTS} == set(re.findall(r"--log logs/(\S+)\.log", dry.stdout))
+    assert [cause["kind"] for cause in pending[ARGUMENTS]["causes"]] == ["setting"]
     assert not set(pending) & {name for names in found["current"].values() for name in names}
     assert pending[PATCH]["causes"] == [
         {"kind": "code", "detail": "lpsteps.recovery.channel_scale"}
@@ -54,8 +58,11 @@ def test_stale_jobs_are_those_of_a_dry_run_each_with_its_reason(copy: Path, edit
     page = pending["render_report/tables"]
     assert page["causes"] == [{"kind": "missing", "detail": "reports/tables.html"}]
     assert "build_tables/tables" in page["follows"]
+    tables = pending["build_tables/tables"]
+    assert (tables["causes"], ARGUMENTS in tables["follows"]) == ([], True)
     # All of these have run before, in this very project.
-    assert {job["basis"] for job in pending.values()} == {"job"} and found["unmeasured"] == 0
+    assert {job["basis"] for name, job in pending.items() if name != ARGUMENTS} == {"job"}
+    assert found["unmeasured"] == 1
     assert found["doubtful"] == {}
 
 

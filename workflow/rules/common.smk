@@ -17,6 +17,7 @@ from lpsteps.errors import LpstepsError
 from lpsteps.export import planning as exports
 from lpsteps.fingerprint import closure, environment_digest
 from lpsteps.moments import MOMENTS_KINDS
+from lpsteps.provenance import RECORD_SUFFIX
 from lpsteps.recovery.base import moments_kind
 
 jobs.run_programs_of(workflow.basedir)
@@ -64,7 +65,7 @@ def record(path):
     Records name paths. Rules whose outputs Snakemake can share between working copies (`cache`) have
     a param `place`, so that two entries with equal settings do not share one.
     """
-    return f"{path}.record.json"
+    return f"{path}{RECORD_SUFFIX}"
 
 
 def alternatives(names):
