@@ -73,6 +73,7 @@ def test_distillation(tmp_path: Path, given: list[str], monkeypatch: pytest.Monk
     assert bounds[distillation.FUSED] - bounds[distillation.OFFLINE_EPOCH] > 1
 
 
+@pytest.mark.slow
 def test_all_procedures_of_distillation_have_the_same_loss(
     tmp_path: Path, given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 import yaml
 from project import PROFILE, snakemake, write_yaml
 
@@ -72,6 +73,7 @@ def test_a_table_of_many_rows_is_built(copy: Path):
     assert record["command"][3 : 3 + len(lines)] == lines
 
 
+@pytest.mark.slow
 def test_equal_arguments_build_nothing_again(copy: Path):
     """What they say decides, not when the file was written."""
     template = copy / "workflow/templates/build_tables.txt.j2"

@@ -57,47 +57,30 @@ def test_finished_project_has_nothing_to_do(finished: Path):
     assert "Nothing to be done" in snakemake(finished, "-n", "reports/tables.html").stdout
 
 
-def test_second_build_elsewhere_gives_the_same_bytes(finished: Path, tmp_path: Path):
-    """Payloads hold no times and no paths of the machine, so another folder changes nothing."""
+def test_a_killed_build_elsewhere_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path):
+    """Payloads hold no times and no paths of the machine, and a kill leaves nothing half written."""
     other = make_project(tmp_path)
+    process = start_snakemake(other, "reports/tables.html", cores=2)
+    deadline = time.monotonic() + 600
+    while not any((other / "results").rglob("scores/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not list(other.rglob(".partial-*"))
     run = snakemake(other, "reports/tables.html")
     assert run.returncode == 0, run.stdout
     names = ["reports/tables.json", "reports/tables.html", "reports/tables/table02.csv"]
-    names += [
-        str(path.relative_to(finished)) for path in sorted((finished / "results").rglob("scores/*"))
-    ]
-    names += [
-        str(path.relative_to(finished))
-        for path in sorted((finished / "results").rglob("*.parquet"))
-    ]
-    names += [
-        str(path.relative_to(finished))
-        for path in sorted((finished / "results").rglob("*.safetensors"))
-    ]
+    for pattern in ("scores/*", "*.parquet", "*.safetensors"):
+        paths = sorted((finished / "results").rglob(pattern))
+        names += [str(path.relative_to(finished)) for path in paths]
     compared = [name for name in names if not name.endswith(".record.json")]
     assert len(compared) > 40
     different = [n for n in compared if (finished / n).read_bytes() != (other / n).read_bytes()]
     assert different == []
 
 
-def test_killed_run_continues(copy: Path):
-    """Interrupt in the middle of a job: nothing half written, the same command goes on."""
-    scores = sorted((copy / "results").rglob("scores/*.json"))
-    for path in [*scores, copy / "reports/tables.json", copy / "reports/tables.html"]:
-        path.unlink()
-    process = start_snakemake(copy, "reports/tables.html", cores=1)
-    deadline = time.monotonic() + 120
-    while not any((copy / "results").rglob("scores/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert not list(copy.rglob(".partial-*"))
-    run = snakemake(copy, "reports/tables.html")
-    assert run.returncode == 0, run.stdout
-    assert all(path.is_file() for path in scores)
-
-
+@pytest.mark.slow
 def test_stored_targets_train_like_the_teacher_itself(copy: Path, edit):
     """Offline and fused are two ways to the same losses, through rules of their own."""
     edit(copy / "config/methods.yaml", "    objective: logits_kl\n", "    mode: offline\n")
