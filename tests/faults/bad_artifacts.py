@@ -100,7 +100,7 @@ def _table(
 def _patch(name: str, value: float, *says: str) -> BadInput:
     def edit(workspace: Workspace) -> None:
         tensors = load(workspace.read(PATCH))
-        first = next(iter(tensors))
+        first = min(tensors)  # the file itself keeps no order
         tensors[first] = np.full_like(tensors[first], value)
         workspace.write_unrecorded(PATCH, save(tensors))
 

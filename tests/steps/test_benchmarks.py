@@ -59,6 +59,7 @@ def given(tmp_path: Path, tiny_model_folder: Callable[..., Path]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_distillation(tmp_path: Path, given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distillation, "peak_memory_of", lambda *_: 1)
     arguments = distillation._parser().parse_args(given)

@@ -243,7 +243,7 @@ def test_a_pass_runs_no_more_than_it_needs(tiny_llama: Any) -> None:
 
 
 @pytest.mark.parametrize(("branch", "per_gap"), [(False, 2), (True, 5)])
-@pytest.mark.parametrize("count", [2, 40])
+@pytest.mark.parametrize("count", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_memory_is_a_few_accumulators_whatever_the_text(
     tiny_llama: Any, branch: bool, per_gap: int, count: int
 ) -> None:

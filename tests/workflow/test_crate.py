@@ -112,6 +112,7 @@ def test_validator_accepts_the_archive(
     assert validate(archive, profile) == []
 
 
+@pytest.mark.slow
 def test_validator_would_find_a_missing_run(
     folder: Path, tmp_path: Path, validate: Callable[[Path, str], list[str]]
 ):
