@@ -66,7 +66,9 @@ def validated(model: type[Model], payload: Any, source: str) -> Model:
     try:
         return model.model_validate(payload)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # A key under a wrong name is missing under its own; the name is what to correct.
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         location = first["loc"]
         if location and location[-1] == "[key]":
             parts = [str(part) for part in location[:-2]]

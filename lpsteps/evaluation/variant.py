@@ -44,7 +44,7 @@ class VariantSpec(BaseModel):
 
 
 def add_variant_arguments(parser: ArgumentParser) -> None:
-    """Add the options that say which variant to load, and where its scores go."""
+    """Add the options that say which variant to load."""
     parser.add_argument("--model", type=Path, required=True, help="manifest of the model's folder")
     parser.add_argument("--compute", type=Path, required=True, help="compute.json of this machine")
     parser.add_argument("--plan", type=Path, help="plan.json; without it the model stays dense")
@@ -52,6 +52,10 @@ def add_variant_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--width-manifest", type=Path, help="width.manifest.json; in place of --plan"
     )
+
+
+def add_score_arguments(parser: ArgumentParser) -> None:
+    """Add the option that says where the scores of a variant go."""
     parser.add_argument(
         "--score",
         action="append",

@@ -24,6 +24,7 @@ from lpsteps.evaluation.harness_settings import HarnessSettings
 from lpsteps.evaluation.score import Samples, Score, write_score
 from lpsteps.evaluation.variant import (
     VariantSpec,
+    add_score_arguments,
     add_variant_arguments,
     load_variant,
     paths_by_benchmark,
@@ -64,6 +65,7 @@ def split_file(manifest_path: Path, manifest: dict[str, Any], split: str) -> tup
 
 def _add_arguments(parser: ArgumentParser) -> None:
     add_variant_arguments(parser)
+    add_score_arguments(parser)
     parser.add_argument(
         "--data",
         action="append",

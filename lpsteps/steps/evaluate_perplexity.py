@@ -25,6 +25,7 @@ from lpsteps.evaluation.perplexity_settings import PerplexitySettings
 from lpsteps.evaluation.score import Samples, Score, write_score
 from lpsteps.evaluation.variant import (
     VariantSpec,
+    add_score_arguments,
     add_variant_arguments,
     load_variant,
     paths_by_benchmark,
@@ -49,6 +50,7 @@ class PerplexitySpec(VariantSpec):
 
 def _add_arguments(parser: ArgumentParser) -> None:
     add_variant_arguments(parser)
+    add_score_arguments(parser)
     parser.add_argument(
         "--windows",
         action="append",

@@ -21,7 +21,11 @@ import torch
 
 from lpsteps.artifacts import file_manifest, write_json
 from lpsteps.errors import LpstepsError
-from lpsteps.evaluation.variant import load_variant, paths_by_benchmark
+from lpsteps.evaluation.variant import (
+    add_variant_arguments,
+    load_variant,
+    paths_by_benchmark,
+)
 from lpsteps.export.checkpoint import (
     Pruning,
     copy_companions,
@@ -51,13 +55,7 @@ from lpsteps.width_pruning import read_width
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="manifest of the model's folder")
-    parser.add_argument("--compute", type=Path, required=True, help="compute.json of this machine")
-    parser.add_argument("--plan", type=Path, help="plan.json; without it the model stays dense")
-    parser.add_argument("--patch-manifest", type=Path, help="patch.manifest.json; needs --plan")
-    parser.add_argument(
-        "--width-manifest", type=Path, help="width.manifest.json; in place of --plan"
-    )
+    add_variant_arguments(parser)
     parser.add_argument("--modeling", type=Path, help="source of the model class, Python")
     for option, whose in (("--score", "the variant"), ("--dense-score", "the dense model")):
         parser.add_argument(

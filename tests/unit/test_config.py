@@ -34,6 +34,11 @@ def message(payload: dict[str, Any]) -> str:
     return text
 
 
+def test_a_required_key_under_a_wrong_name_is_told_as_that(profile):
+    profile["calibraton"] = profile.pop("calibration")
+    assert "calibraton: unknown key, did you mean 'calibration'?" in message(profile)
+
+
 def test_the_default_profile_is_valid(profile):
     config = configuration.load_config(profile, ["config/config.yaml"])
     found = jobs.variants(config)
