@@ -136,7 +136,8 @@ def test_a_changed_member_is_not_used(
         ({"path": "{root}/empty.jsonl"}, "empty.jsonl: no column 'text'"),
         ({"path": "{root}/bad.jsonl", "format": "csv"}, "format: csv: allowed: arc-requests"),
         ({"repo": "a/b", "revision": "main", "split": "test"}, "splits.test.revision: 'main'"),
-        ({"file": "x.parquet"}, "splits.test.path"),
+        ({"file": "x.parquet"}, "splits.test.file: unknown key, allowed: format, path"),
+        ({}, "splits.test.path"),
     ],
 )
 def test_mistakes_end_in_one_line(
