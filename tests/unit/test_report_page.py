@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
+from collections import defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -97,12 +99,17 @@ def page(html: str) -> Element:
 
 def button(page: Element, cell: str) -> Element:
     """The button of a cell in its table; the bars on top have some, too."""
-    [found] = [
-        b
-        for td in page.all("td")
-        for b in td.all("button")
-        if b.attributes.get("data-cell") == cell
-    ]
+    [found] = cell_buttons(page)[cell]
+    return found
+
+
+@functools.cache
+def cell_buttons(page: Element) -> dict[str, list[Element]]:
+    """All buttons in cells of tables, by the cell's id."""
+    found: dict[str, list[Element]] = defaultdict(list)
+    for td in page.all("td"):
+        for b in td.all("button"):
+            found[b.attributes.get("data-cell", "")].append(b)
     return found
 
 

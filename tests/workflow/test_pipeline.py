@@ -57,10 +57,10 @@ def test_finished_project_has_nothing_to_do(finished: Path):
     assert "Nothing to be done" in snakemake(finished, "-n", "reports/tables.html").stdout
 
 
-def test_a_killed_build_elsewhere_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path):
-    """Payloads hold no times and no paths of the machine, and a kill leaves nothing half written."""
-    other = make_project(tmp_path)
-    process = start_snakemake(other, "reports/tables.html", cores=2)
+def build_elsewhere_with_a_kill(folder: Path, *targets: str) -> Path:
+    """Build targets in a tiny project of its own, killed at its first score and started again."""
+    other = make_project(folder)
+    process = start_snakemake(other, *targets, cores=2)
     deadline = time.monotonic() + 600
     while not any((other / "results").rglob("scores/*.json")) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -68,16 +68,48 @@ def test_a_killed_build_elsewhere_goes_on_to_the_same_bytes(finished: Path, tmp_
     process.communicate(timeout=120)
     assert process.returncode != 0
     assert not list(other.rglob(".partial-*"))
-    run = snakemake(other, "reports/tables.html")
+    run = snakemake(other, *targets)
     assert run.returncode == 0, run.stdout
-    names = ["reports/tables.json", "reports/tables.html", "reports/tables/table02.csv"]
-    for pattern in ("scores/*", "*.parquet", "*.safetensors"):
-        paths = sorted((finished / "results").rglob(pattern))
-        names += [str(path.relative_to(finished)) for path in paths]
-    compared = [name for name in names if not name.endswith(".record.json")]
+    return other
+
+
+def payloads(project: Path) -> list[str]:
+    """Scores, statistics and tensors in `results`, without the records of how they were made."""
+    patterns = ("scores/*", "*.parquet", "*.safetensors")
+    paths = sorted(path for pattern in patterns for path in (project / "results").rglob(pattern))
+    names = [str(path.relative_to(project)) for path in paths]
+    return [name for name in names if not name.endswith(".record.json")]
+
+
+def different(names: list[str], one: Path, other: Path) -> list[str]:
+    return [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
+
+
+def test_a_killed_build_elsewhere_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path):
+    """Payloads hold no times and no paths of the machine, and a kill leaves nothing half written.
+
+    The targets are a distilled patch, a repair from moments and a pruned width.
+    """
+    gap = "results/tiny/calibration/wikipedia/selection/llm-streamline/n2"
+    targets = [
+        f"{gap}/linearpatch+ft/scores/novels.json",
+        f"{gap}/branch-refit/scores/novels.json",
+        "results/tiny/calibration/wikipedia/width/narrow/n2/scores/novels.json",
+    ]
+    other = build_elsewhere_with_a_kill(tmp_path, *targets)
+    made = payloads(other)
+    assert len(made) > 10 and set(made) <= set(payloads(finished))
+    assert different(made, finished, other) == []
+
+
+@pytest.mark.slow
+def test_the_whole_page_elsewhere_has_the_same_bytes(finished: Path, tmp_path: Path):
+    """Score by score, table by table, to the last byte of the page."""
+    other = build_elsewhere_with_a_kill(tmp_path, "reports/tables.html")
+    reports = ["reports/tables.json", "reports/tables.html", "reports/tables/table02.csv"]
+    compared = reports + payloads(finished)
     assert len(compared) > 40
-    different = [n for n in compared if (finished / n).read_bytes() != (other / n).read_bytes()]
-    assert different == []
+    assert different(compared, finished, other) == []
 
 
 @pytest.mark.slow
