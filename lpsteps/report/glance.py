@@ -23,25 +23,35 @@ class BarView:
         cell: Id of the cell.
         label: What the row is.
         text: The number.
-        percent: Length, of the longest bar of the column.
+        stderr: Its standard error, empty if unknown.
+        percent: Length, of the column's longest bar with its standard error.
+        whisker_start: Where the number less its standard error ends, of the same.
+        whisker_length: Twice the standard error, of the same.
         dense: Whether it is that of the dense model.
     """
 
     cell: str
     label: str
     text: str
+    stderr: str
     percent: float
+    whisker_start: float
+    whisker_length: float
     dense: bool
 
 
 @dataclass(frozen=True)
 class GlanceView:
-    """One column of one model at one number of removed layers."""
+    """One column of one model at one number of removed layers.
+
+    `limited` says whether some of its numbers rest on a part of the documents.
+    """
 
     model: str
     cut: str
     column: str
     direction: str
+    limited: bool
     table: str
     table_name: str
     bars: tuple[BarView, ...]
@@ -78,6 +88,7 @@ def glance_views(payload: Mapping[str, Any]) -> list[GlanceView]:
                             cut=f"{section['n']} of {section['n_layers']} layers removed",
                             column=f"{column['group']}: {column['title']}",
                             direction=_DIRECTIONS[column["higher_is_better"]],
+                            limited=any(cells[bar.cell]["limited"] for bar in bars),
                             table=table["id"],
                             table_name=f"table {table['number']}"
                             if table["number"] is not None
@@ -95,13 +106,20 @@ def _bars(rows: Sequence[Mapping[str, Any]], index: int, cells: Cells) -> tuple[
         if row["kind"] == "measured" and (name := row["cells"][index]) is not None
     ]
     shown = [(row, cell) for row, cell in found if cell["status"] == "measured"]
-    longest = max((cell["value"] for _, cell in shown), default=1.0)
+    longest = max((cell["value"] + (cell["stderr"] or 0.0) for _, cell in shown), default=1.0)
+
+    def percent(length: float) -> float:
+        return round(100 * length / longest, 1)
+
     return tuple(
         BarView(
             cell=cell["id"],
             label=row["label"],
             text=cell["text"],
-            percent=round(100 * cell["value"] / longest, 1),
+            stderr="" if cell["stderr"] is None else f"{cell['stderr']:.2f}",
+            percent=percent(cell["value"]),
+            whisker_start=percent(max(0.0, cell["value"] - (cell["stderr"] or 0.0))),
+            whisker_length=percent(2 * (cell["stderr"] or 0.0)),
             dense=cell["n_pruned"] == 0,
         )
         for row, cell in shown

@@ -42,6 +42,8 @@ def payload(*sections: dict[str, Any], glance: tuple[str, ...] = ("a", "b")) -> 
             "value": values[row["label"]],
             "text": f"{values[row['label']]:.2f}",
             "n_pruned": one["n"],
+            "stderr": None if one["n"] == 0 else 10.0,
+            "limited": one["n"] == 3,
         }
         for one in sections
         for row in one["rows"]
@@ -69,15 +71,22 @@ def test_a_bar_per_row_at_the_lowest_level_where_the_column_is_measured() -> Non
     assert (view.model, view.cut) == ("Model", "3 of 8 layers removed")
     assert (view.column, view.direction) == ("Text: Avg", "lower is better")
     assert view.table_name == "table 6"
-    assert [(bar.label, bar.percent, bar.dense) for bar in view.bars] == [
-        ("Dense", 25.0, True),
-        ("Cut", 100.0, False),
-        ("Patch", 50.0, False),
+    shown = [
+        (bar.label, bar.percent, bar.whisker_start, bar.whisker_length, bar.stderr)
+        for bar in view.bars
     ]
+    assert shown == [
+        ("Dense", 20.0, 20.0, 0.0, ""),
+        ("Cut", 80.0, 60.0, 40.0, "10.00"),
+        ("Patch", 40.0, 20.0, 40.0, "10.00"),
+    ]
+    assert [bar.dense for bar in view.bars] == [True, False, False]
+    assert view.limited
     assert view.bars[1].cell == "t/m/n3/Cut/a" and view.bars[1].text == "40.00"
 
 
 def test_nothing_to_compare_gives_no_bars() -> None:
+    assert not glance_views(payload(DENSE, FIVE))[0].limited
     assert glance_views(payload(DENSE)) == []
     assert glance_views(payload(FIVE)) == []
     assert glance_views(payload(DENSE, FIVE, glance=("b",))) == []
