@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.artifacts import read_json, write_json
 from lpsteps.config import Config, HarnessBenchmark, dataset_origin, load_config
 from lpsteps.errors import LpstepsError

@@ -8,7 +8,7 @@ from typing import Any
 
 from report_example import ROOT
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.config import Config, load_config, read_yaml
 from lpsteps.plan import Plan
 from lpsteps.report.definitions import read_table

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lpsteps import methods
-from lpsteps import workflow as jobs
+from lpsteps import jobs, methods
 from lpsteps.config import ArchiveSource, Config, DistilledRecovery, HubSource
 from lpsteps.export.variant_names import lineage
 

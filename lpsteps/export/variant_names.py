@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.config import Config
 from lpsteps.errors import LpstepsError, nearest
 

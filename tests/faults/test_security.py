@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.config import Definitions, read_config
 from lpsteps.data import archives
 from lpsteps.data.archives import extract_members

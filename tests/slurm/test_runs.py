@@ -92,7 +92,7 @@ def test_a_job_killed_for_memory_is_tried_again_with_more(
     other = tmp_path / "local"
     shutil.copytree(fresh, other, symlinks=True)
     assert snakemake(other, STATISTICS).returncode == 0
-    edit(copy / "lpsteps/workflow.py", "return 2500 + config", "return 400 + config")
+    edit(copy / "lpsteps/jobs/memory.py", "return 2500 + config", "return 400 + config")
     output = run_on_slurm(copy, STATISTICS)
     jobs = slurm_jobs()
     attempts = [number for number in submitted(output) if "calibrate" in jobs[number]["Comment"]]

@@ -26,12 +26,12 @@ from benchmarks import (
 )
 from benchmarks.inputs import Inputs
 from benchmarks.official_calibration import official_scales, official_scores
-from lpsteps import workflow
 from lpsteps.artifacts import file_manifest, write_json, write_parquet
 from lpsteps.calibration import stream_statistics
 from lpsteps.config import read_config
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
+from lpsteps.jobs import plan_folders, variants
 from lpsteps.patches import GapPatch, Operation, PatchSet, write_patches
 from lpsteps.plan import Plan, write_plan
 
@@ -280,5 +280,5 @@ def test_a_wide_profile_is_as_wide_as_asked_for(
     monkeypatch.chdir(tmp_path)
     config = read_config(Path("profile.yaml"))
     # A choice of layers for each plan, a patch and a score for each variant.
-    found = len(workflow.plan_folders(config)) + 2 * len(workflow.variants(config))
+    found = len(plan_folders(config)) + 2 * len(variants(config))
     assert jobs <= found < 1.35 * jobs

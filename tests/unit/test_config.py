@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lpsteps import config as configuration
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.errors import LpstepsError
 
 ROOT = Path(__file__).parents[2]
@@ -523,7 +523,7 @@ def test_the_snakefile_loads_nothing_heavy():
     import sys
 
     program = (
-        "import sys, lpsteps.config, lpsteps.workflow, lpsteps.fingerprint\n"
+        "import sys, lpsteps.config, lpsteps.jobs, lpsteps.fingerprint\n"
         "lpsteps.config.read_config(lpsteps.config.Path('config/config.yaml'))\n"
         "heavy = {'torch', 'transformers', 'lm_eval', 'pandas', 'pyarrow', 'datasets', 'jinja2'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.config import Config, read_config
 from lpsteps.errors import LpstepsError
 from lpsteps.export.planning import (

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lpsteps import job_resources
-from lpsteps import workflow as jobs
+from lpsteps import job_resources, jobs
 from lpsteps.config import Config, load_config
 from lpsteps.errors import LpstepsError
 

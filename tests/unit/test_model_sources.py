@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.config import Config, dataset_origin, load_config, read_config
 from lpsteps.errors import LpstepsError
 

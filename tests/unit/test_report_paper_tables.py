@@ -12,7 +12,7 @@ import report_example as example
 import yaml
 from report_example import LARGE, ROOT, SMALL
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.artifacts import write_json
 from lpsteps.config import Config, load_config
 from lpsteps.errors import LpstepsError

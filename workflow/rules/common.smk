@@ -11,7 +11,7 @@ sys.path.insert(0, workflow.basedir)
 from snakemake.logging import logger
 
 from lpsteps import job_resources, run_summary
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
 from lpsteps.export import planning as exports

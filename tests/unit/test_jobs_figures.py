@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lpsteps import workflow as jobs
+from lpsteps import jobs
 from lpsteps.config import Config, load_config
 from lpsteps.errors import LpstepsError
 from lpsteps.report.evidence import parse_build_spec

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lpsteps import methods
-from lpsteps import workflow as jobs
+from lpsteps import jobs, methods
 from lpsteps.config import Config, load_config
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError

@@ -1,0 +1,111 @@
+"""Windows of text: which there are, what cuts them, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lpsteps.config import Config, TextSource, TrainingText
+from lpsteps.errors import LpstepsError, nearest
+
+
+def corpora_manifest(config: Config, corpus: str) -> str:
+    """Return the manifest of the dataset that a corpus is cut from."""
+    return f"resources/data/{config.definitions.corpora[corpus].dataset}/manifest.json"
+
+
+def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) -> dict[str, Any]:
+    """Return the settings of ``tokenize_corpus``."""
+    entry = config.definitions.corpora[corpus]
+    return {
+        "corpus": corpus,
+        "split": split,
+        "dataset_split": entry.split,
+        "text": entry.text,
+        "group": entry.group,
+        "separator": entry.separator,
+        "partitions": entry.partitions,
+        "seed": entry.seed,
+        "sampling": entry.sampling,
+        "count": entry.count,
+        "length": entry.length or config.profile.window_length,
+        "add_bos": config.definitions.models[model].add_bos,
+    }
+
+
+def corpus_windows(config: Config, model: str, calibration: str) -> str:
+    """Return the windows of a calibration's corpus."""
+    entry = config.definitions.calibrations[calibration]
+    return f"results/{model}/windows/{entry.corpus}/{entry.split}.parquet"
+
+
+def calibration_windows(config: Config, model: str, calibration: str) -> str:
+    """Return the windows that a calibration reads: the corpus's, or with the model's own."""
+    if config.definitions.calibrations[calibration].generated:
+        return f"results/{model}/calibration/{calibration}/windows.parquet"
+    return corpus_windows(config, model, calibration)
+
+
+def extended_calibrations(config: Config) -> list[str]:
+    """Return the calibrations with text of the model's own, sorted."""
+    entries = config.definitions.calibrations
+    return sorted(name for name in entries if entries[name].generated)
+
+
+def extend_windows_spec(config: Config, calibration: str) -> dict[str, Any]:
+    """Return the settings of ``extend_windows``."""
+    entry = config.definitions.calibrations[calibration]
+    return {
+        "windows": entry.windows,
+        "generated": entry.generated,
+        "seed": config.profile.seed,
+    }
+
+
+def calibrate_spec(config: Config, calibration: str) -> dict[str, Any]:
+    """Return the settings of ``calibrate``."""
+    entry = config.definitions.calibrations[calibration]
+    return {
+        "windows": entry.total_windows,
+        "exclude_first": entry.exclude_first,
+        "batch": 1,
+        "basis": "hadamard",
+    }
+
+
+def measure_token_scales_spec(config: Config, calibration: str) -> dict[str, Any]:
+    """Return the settings of ``measure_token_scales``: the text is that of the calibration."""
+    entry = config.definitions.calibrations[calibration]
+    return {
+        "windows": entry.total_windows,
+        "exclude_first": entry.exclude_first,
+        "basis": "hadamard",
+    }
+
+
+def training_text(config: Config) -> TrainingText:
+    """Return the text that the profile's distilled recoveries are trained on.
+
+    Raises:
+        LpstepsError: The profile names none; it may do so when no table shows such a recovery.
+    """
+    if config.profile.training_text is None:
+        raise LpstepsError(
+            f"{config.source}: training_text: null: a distillation needs one; "
+            f"{nearest('', config.definitions.training_texts)}"
+        )
+    return config.definitions.training_texts[config.profile.training_text]
+
+
+def training_length(config: Config) -> int:
+    """Return the tokens of each window of the training text."""
+    corpus = config.definitions.corpora[training_text(config).fit[0].corpus]
+    return corpus.length or config.profile.window_length
+
+
+def training_files(model: str, sources: Sequence[TextSource]) -> dict[str, str]:
+    """Return ``{corpus: windows}`` of a part of the training text, in its order."""
+    return {
+        source.corpus: f"results/{model}/windows/{source.corpus}/{source.split}.parquet"
+        for source in sources
+    }
