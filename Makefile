@@ -73,7 +73,7 @@ screenshot: reports/tables.html
 	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1400 \
 		--user-data-dir=$$(mktemp -d) --screenshot=docs/report.png file://$(CURDIR)/$<
 
-# Config schema for editors, generated from lpsteps/config.py.
+# Config schema for editors, generated from lpsteps/config/.
 schema: $(INSTALLED)
 	$(BIN)/python -m lpsteps.config_schema config/schema.json
 

@@ -29,9 +29,9 @@ import yaml
 
 from lpsteps import jobs
 from lpsteps.artifacts import read_json, write_json
-from lpsteps.config import Config, HarnessBenchmark, dataset_origin, load_config
+from lpsteps.config import Config, dataset_origin, load_config
 from lpsteps.errors import LpstepsError
-from lpsteps.evaluation.benchmark import load_benchmark
+from lpsteps.evaluation.benchmark import HarnessBenchmark, load_benchmark
 from lpsteps.steps import evaluate_harness, evaluate_perplexity, fetch_data, tokenize_corpus
 
 ROOT = Path(__file__).parents[1]

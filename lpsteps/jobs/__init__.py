@@ -24,7 +24,7 @@ from lpsteps.jobs.memory import (
     prune_width_mb,
     rank_layers_mb,
 )
-from lpsteps.jobs.overheads import measure_overheads_spec, overhead_files
+from lpsteps.jobs.overheads import measure_overheads_spec
 from lpsteps.jobs.recoveries import (
     build_patch_spec,
     distilled_recoveries,
@@ -45,9 +45,7 @@ from lpsteps.jobs.selections import (
 from lpsteps.jobs.shown_variants import (
     DENSE,
     Variant,
-    figure_plans,
     models,
-    models_in_order,
     plan_folders,
     score_path,
     selection_counts,
@@ -58,22 +56,18 @@ from lpsteps.jobs.sources import (
     archive_of_model,
     archive_spec,
     convert_model_spec,
-    data_splits,
     fetch_data_spec,
     fetch_model_spec,
     local_files,
     local_model_files,
     model_origin,
     refuse_unpinned,
-    shape,
 )
 from lpsteps.jobs.tables import (
     build_tables_spec,
-    figure_inputs,
     published_files,
     recovery_facts,
     table_inputs,
-    width_facts,
 )
 from lpsteps.jobs.text import (
     calibrate_spec,
@@ -88,7 +82,7 @@ from lpsteps.jobs.text import (
     training_length,
     training_text,
 )
-from lpsteps.jobs.widths import prune_width_spec, width_modules, width_unsuited
+from lpsteps.jobs.widths import prune_width_spec, width_modules
 
 __all__ = [
     "DENSE",
@@ -105,7 +99,6 @@ __all__ = [
     "convert_model_spec",
     "corpora_manifest",
     "corpus_windows",
-    "data_splits",
     "distill_mb",
     "distill_spec",
     "distilled",
@@ -115,8 +108,6 @@ __all__ = [
     "extended_calibrations",
     "fetch_data_spec",
     "fetch_model_spec",
-    "figure_inputs",
-    "figure_plans",
     "local_files",
     "local_model_files",
     "measure_moments_spec",
@@ -126,9 +117,7 @@ __all__ = [
     "method_recoveries",
     "model_origin",
     "models",
-    "models_in_order",
     "moments_mb",
-    "overhead_files",
     "overheads_mb",
     "plan_folders",
     "prune_width_mb",
@@ -147,7 +136,6 @@ __all__ = [
     "selection_counts",
     "selection_modules",
     "selection_needs",
-    "shape",
     "store_teacher_spec",
     "stored_targets",
     "suite_inputs",
@@ -159,7 +147,5 @@ __all__ = [
     "training_length",
     "training_text",
     "variants",
-    "width_facts",
     "width_modules",
-    "width_unsuited",
 ]

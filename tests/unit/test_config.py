@@ -523,8 +523,8 @@ def test_the_snakefile_loads_nothing_heavy():
     import sys
 
     program = (
-        "import sys, lpsteps.config, lpsteps.jobs, lpsteps.fingerprint\n"
-        "lpsteps.config.read_config(lpsteps.config.Path('config/config.yaml'))\n"
+        "import sys, pathlib, lpsteps.config, lpsteps.jobs, lpsteps.fingerprint\n"
+        "lpsteps.config.read_config(pathlib.Path('config/config.yaml'))\n"
         "heavy = {'torch', 'transformers', 'lm_eval', 'pandas', 'pyarrow', 'datasets', 'jinja2'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

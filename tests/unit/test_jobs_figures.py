@@ -93,12 +93,12 @@ def test_a_figure_shows_a_selection_of_one_window(
 ) -> None:
     config = config_with({"figure1": {MODEL: [5]}})
     other = config.figures["figure1"].model_copy(update={"selection": "sleb"})
-    monkeypatch.setattr("lpsteps.config.load_figure", lambda name: other)
+    monkeypatch.setattr("lpsteps.config.loading.load_figure", lambda name: other)
     with pytest.raises(LpstepsError, match=r"selection: sleb: does not remove one window") as error:
         config_with({"figure1": {MODEL: [5]}})
     assert "llm-streamline" in str(error.value) and "allowed: " in str(error.value)
     monkeypatch.setattr(
-        "lpsteps.config.load_figure", lambda name: other.model_copy(update={"selection": "sleeb"})
+        "lpsteps.config.loading.load_figure", lambda name: other.model_copy(update={"selection": "sleeb"})
     )
     with pytest.raises(LpstepsError, match="'sleeb' is not defined; did you mean 'sleb'"):
         config_with({"figure1": {MODEL: [5]}})

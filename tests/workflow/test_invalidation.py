@@ -231,7 +231,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         NOTHING,
     ),
     "method that no variant uses": (code("lpsteps/selection/random_layers.py"), NOTHING),
-    "config loader": (code("lpsteps/config.py"), NOTHING),
+    "config loader": (code("lpsteps/config/loading.py"), NOTHING),
     "what jobs ask a cluster for": (
         in_turn(
             code("lpsteps/job_resources.py"),

@@ -1,0 +1,172 @@
+"""Checks of a profile against the definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lpsteps.config.availability import unavailable, unavailable_calibration, unavailable_split
+from lpsteps.config.definition_checks import require, shared_text
+from lpsteps.config.definitions import DistilledRecovery, TrainingText
+from lpsteps.config.profile import Config
+from lpsteps.errors import LpstepsError, nearest
+from lpsteps.evaluation.benchmark import PerplexityBenchmark
+from lpsteps.methods import selection_method
+from lpsteps.report.definitions import NO_RECOVERY
+
+
+def _check_training_text(config: Config) -> None:
+    """Check that the text of the distilled recoveries is there, long enough, and not scored.
+
+    Its windows must be of one length.
+    """
+    source, profile, definitions = config.source, config.profile, config.definitions
+    where = f"{source}: training_text"
+    # A row that says what it lacks may lack text as well.
+    shown = {
+        row.recovery: table
+        for table, definition in reversed(config.tables.items())
+        for row in definition.rows
+        if row.query in definition.variants() and row.selection and row.missing is None
+    }
+    trained = {
+        name: (table, entry.distillation)
+        for name, table in sorted(shown.items())
+        if isinstance(entry := definitions.recoveries.get(name), DistilledRecovery)
+    }
+    if profile.training_text is None:
+        for name, (table, _) in trained.items():
+            raise LpstepsError(
+                f"{where}: null: {table} shows recovery '{name}', which is trained; "
+                f"{nearest('', definitions.training_texts)}"
+            )
+        return
+    require(where, "training text", profile.training_text, definitions.training_texts)
+    text = definitions.training_texts[profile.training_text]
+    lengths: dict[int, str] = {}
+    for part in (*text.fit, *text.heldout):
+        corpus = definitions.corpora[part.corpus]
+        reason = unavailable_split(config, corpus.dataset, corpus.split, with_path=True)
+        if reason is not None:
+            raise LpstepsError(f"{where}: {profile.training_text}: {part.corpus}: {reason}")
+        lengths[corpus.length or profile.window_length] = part.corpus
+    if len(lengths) > 1:
+        found = ", ".join(f"{length} in {corpus}" for length, corpus in sorted(lengths.items()))
+        raise LpstepsError(
+            f"{where}: {profile.training_text}: windows of several lengths, {found}; set "
+            "window_length or the corpora's `length` so that they agree"
+        )
+    _check_text_is_not_scored(config, f"{where}: {profile.training_text}", text)
+    for name, (table, distillation) in trained.items():
+        lacking = config.lacking_text(distillation)
+        if lacking is not None:
+            raise LpstepsError(
+                f"{where}: {profile.training_text}: {table} shows recovery '{name}', whose "
+                f"distillation '{distillation}' {lacking}; ask for fewer or name a longer text"
+            )
+
+
+def _check_text_is_not_scored(config: Config, where: str, text: TrainingText) -> None:
+    corpora = config.definitions.corpora
+    scored = [name for suite in config.profile.suites.values() for name in suite.benchmarks]
+    for name in scored:
+        benchmark = config.benchmarks[name]
+        if not isinstance(benchmark, PerplexityBenchmark) or benchmark.corpus not in corpora:
+            continue
+        for part in (*text.fit, *text.heldout):
+            overlap = shared_text(config.definitions, part, benchmark.corpus, benchmark.split)
+            if overlap is not None:
+                raise LpstepsError(
+                    f"{where}: {part.corpus}: {overlap} is scored by benchmark '{name}'; train "
+                    "and choose on other text"
+                )
+
+
+def _check_figures(config: Config) -> None:
+    selections = config.definitions.selections
+    for figure, definition in config.figures.items():
+        where = f"reports/figures/{figure}.yaml: selection"
+        require(where, "selection", definition.selection, selections)
+        if selection_method(selections[definition.selection].metric).KIND != "window":
+            windows = (
+                name
+                for name, entry in selections.items()
+                if selection_method(entry.metric).KIND == "window"
+            )
+            raise LpstepsError(
+                f"{where}: {definition.selection}: does not remove one window of layers; "
+                f"{nearest('', windows)}"
+            )
+        for model, counts in config.profile.figures[figure].items():
+            if definition.needs_levels and not counts:
+                raise LpstepsError(
+                    f"{config.source}: figures.{figure}.{model}: []: name the numbers of removed "
+                    "layers to draw"
+                )
+
+
+def check_profile(config: Config) -> None:
+    """Check that a profile asks for what there is, and for nothing that contradicts itself.
+
+    Raises:
+        LpstepsError: The first key that is wrong.
+    """
+    source, profile, definitions = config.source, config.profile, config.definitions
+    if profile.data_root is not None and not Path(profile.data_root).is_dir():
+        raise LpstepsError(
+            f"{source}: data_root: {profile.data_root}: no such folder; correct the path"
+        )
+    if profile.model_root is not None and not Path(profile.model_root).is_dir():
+        raise LpstepsError(
+            f"{source}: model_root: {profile.model_root}: no such folder; correct the path"
+        )
+    where = f"{source}: calibration"
+    require(where, "calibration", profile.calibration, definitions.calibrations)
+    reason = unavailable_calibration(config, profile.calibration, with_path=True)
+    if reason is not None:
+        raise LpstepsError(f"{where}: {profile.calibration}: {reason}")
+    _check_training_text(config)
+    for table, definition in config.tables.items():
+        for query in filter(None, definition.queries()):
+            if query.selection in definitions.width_prunings and query.recovery != NO_RECOVERY:
+                raise LpstepsError(
+                    f"reports/tables/{table}.yaml: recovery: {query.recovery}: '{query.selection}' "
+                    "prunes the width and leaves no cut to repair; leave it out"
+                )
+    _check_figures(config)
+    asked = [
+        (f"{source}: {section}.{shown}.{name}", name, counts)
+        for section, entries in (("tables", profile.tables), ("figures", profile.figures))
+        for shown, models in entries.items()
+        for name, counts in models.items()
+    ]
+    for where, name, counts in asked:
+        require(where, "model", name, definitions.models)
+        model = definitions.models[name]
+        for count in counts:
+            if count >= model.n_layers:
+                raise LpstepsError(
+                    f"{where}: {count}: cannot remove {count} layers from a model with "
+                    f"{model.n_layers}; allowed: 1 to {model.n_layers - 1}"
+                )
+        if len(set(counts)) != len(counts):
+            raise LpstepsError(
+                f"{where}: {list(counts)}: a number of layers is listed twice; name it once"
+            )
+    for suite_name, suite in profile.suites.items():
+        for name in suite.benchmarks:
+            where = f"{source}: suites.{suite_name}.benchmarks.{name}"
+            benchmark = config.benchmarks[name]
+            if benchmark.protocol != suite.protocol:
+                raise LpstepsError(
+                    f"{where}: belongs to protocol '{benchmark.protocol}', not '{suite.protocol}'; "
+                    "move it to a suite of its protocol"
+                )
+            reason = unavailable(config, benchmark, with_path=True)
+            if reason is not None:
+                raise LpstepsError(f"{where}: {reason}, or leave it out of the suite")
+    listed = [name for suite in profile.suites.values() for name in suite.benchmarks]
+    for name in listed:
+        if listed.count(name) > 1:
+            raise LpstepsError(
+                f"{source}: suites: benchmark '{name}' is in more than one suite; list it once"
+            )
