@@ -70,7 +70,7 @@ format: $(INSTALLED)
 
 # The picture in the README, of the page that `make report` has built.
 screenshot: reports/tables.html
-	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1400 \
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1760 \
 		--user-data-dir=$$(mktemp -d) --screenshot=docs/report.png file://$(CURDIR)/$<
 
 # Config schema for editors, generated from lpsteps/config/.
