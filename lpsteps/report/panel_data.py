@@ -184,7 +184,7 @@ def column_titles(columns: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     repeated = Counter(column["title"] for column in columns)
     return {
         column["id"]: f"{column['title']} ({column['group']})"
-        if repeated[column["title"]] > 1
+        if repeated[column["title"]] > 1 and column["group"]
         else column["title"]
         for column in columns
     }

@@ -98,7 +98,8 @@ def test_a_figure_shows_a_selection_of_one_window(
         config_with({"figure1": {MODEL: [5]}})
     assert "llm-streamline" in str(error.value) and "allowed: " in str(error.value)
     monkeypatch.setattr(
-        "lpsteps.config.loading.load_figure", lambda name: other.model_copy(update={"selection": "sleeb"})
+        "lpsteps.config.loading.load_figure",
+        lambda name: other.model_copy(update={"selection": "sleeb"}),
     )
     with pytest.raises(LpstepsError, match="'sleeb' is not defined; did you mean 'sleb'"):
         config_with({"figure1": {MODEL: [5]}})

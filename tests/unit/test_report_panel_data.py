@@ -148,6 +148,8 @@ def test_titles_that_repeat_name_their_group() -> None:
         {"id": "c", "title": "Last", "group": "Two"},
     ]
     assert column_titles(columns) == {"a": "Avg (One)", "b": "Avg (Two)", "c": "Last"}
+    columns[0]["group"] = ""  # such a column stands before all groups
+    assert column_titles(columns) == {"a": "Avg", "b": "Avg (Two)", "c": "Last"}
 
 
 @pytest.mark.parametrize(
