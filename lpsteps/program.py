@@ -328,10 +328,10 @@ def _expanded(words: Sequence[str], prefixes: str) -> list[str]:
 
 
 def _collect_garbage_rarely() -> None:
-    """Take the search for reference cycles out of start and exit, a third of a short job's time.
+    """Take most of the search for reference cycles out of the start and the exit of a step.
 
-    Importing torch and transformers makes over a million objects, none of them garbage, which the
-    interpreter's defaults search hundreds of times, and once more at exit.
+    Importing torch and transformers makes very many objects, none of them garbage, which the
+    interpreter would search again and again while they grow in number, and once more at exit.
     """
     gc.set_threshold(500_000)
     atexit.register(gc.freeze)

@@ -25,8 +25,8 @@ class BarView:
         text: The number.
         stderr: Its standard error, empty if unknown.
         percent: Length, of the column's longest bar with its standard error.
-        whisker_start: Where the number less its standard error ends, of the same.
-        whisker_length: Twice the standard error, of the same.
+        whisker_start: Where the number less its standard error ends, at zero at the least.
+        whisker_length: From there to the number and its standard error.
         dense: Whether it is that of the dense model.
     """
 
@@ -106,21 +106,26 @@ def _bars(rows: Sequence[Mapping[str, Any]], index: int, cells: Cells) -> tuple[
         if row["kind"] == "measured" and (name := row["cells"][index]) is not None
     ]
     shown = [(row, cell) for row, cell in found if cell["status"] == "measured"]
-    longest = max((cell["value"] + (cell["stderr"] or 0.0) for _, cell in shown), default=1.0)
+    errors = [cell["stderr"] or 0.0 for _, cell in shown]
+    ends = [cell["value"] + error for (_, cell), error in zip(shown, errors, strict=True)]
+    longest = max(ends, default=1.0)
 
     def percent(length: float) -> float:
         return round(100 * length / longest, 1)
 
-    return tuple(
-        BarView(
-            cell=cell["id"],
-            label=row["label"],
-            text=cell["text"],
-            stderr="" if cell["stderr"] is None else f"{cell['stderr']:.2f}",
-            percent=percent(cell["value"]),
-            whisker_start=percent(max(0.0, cell["value"] - (cell["stderr"] or 0.0))),
-            whisker_length=percent(2 * (cell["stderr"] or 0.0)),
-            dense=cell["n_pruned"] == 0,
+    bars = []
+    for (row, cell), error, end in zip(shown, errors, ends, strict=True):
+        start = max(0.0, cell["value"] - error)
+        bars.append(
+            BarView(
+                cell=cell["id"],
+                label=row["label"],
+                text=cell["text"],
+                stderr="" if cell["stderr"] is None else f"{cell['stderr']:.2f}",
+                percent=percent(cell["value"]),
+                whisker_start=percent(start),
+                whisker_length=percent(end - start),
+                dense=cell["n_pruned"] == 0,
+            )
         )
-        for row, cell in shown
-    )
+    return tuple(bars)

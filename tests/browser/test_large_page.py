@@ -21,6 +21,21 @@ def test_it_is_smaller_than_five_megabytes(large: str) -> None:
     assert len(large.encode()) < 5_000_000
 
 
+def test_what_is_far_from_the_view_is_not_laid_out(large: str, browser: Browser) -> None:
+    with browser.open(large, 1280) as shown:
+        before, after = shown.locator(".group").last.evaluate(
+            """async (group) => {
+              const cell = group.querySelector("td");
+              const laidOut = () => cell.checkVisibility({ contentVisibilityAuto: true });
+              const before = laidOut();
+              group.scrollIntoView();
+              for (let frame = 0; frame < 5; frame++) await new Promise(requestAnimationFrame);
+              return [before, laidOut()];
+            }"""
+        )
+    assert (before, after) == (False, True)
+
+
 def test_it_filters_and_sorts(large: str, browser: Browser) -> None:
     with browser.open(large, 1280) as shown:
         shown.locator("#controls summary").click()

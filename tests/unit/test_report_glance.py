@@ -85,8 +85,16 @@ def test_a_bar_per_row_at_the_lowest_level_where_the_column_is_measured() -> Non
     assert view.bars[1].cell == "t/m/n3/Cut/a" and view.bars[1].text == "40.00"
 
 
+def test_a_whisker_begins_at_zero_at_the_least() -> None:
+    made = payload(DENSE, FIVE)
+    next(cell for cell in made["cells"] if cell["id"].endswith("Patch/a"))["stderr"] = 60.0
+    [view] = glance_views(made)
+    assert (view.bars[2].percent, view.bars[2].whisker_start) == (25.0, 0.0)
+    assert view.bars[2].whisker_length == 100.0
+    assert not view.limited
+
+
 def test_nothing_to_compare_gives_no_bars() -> None:
-    assert not glance_views(payload(DENSE, FIVE))[0].limited
     assert glance_views(payload(DENSE)) == []
     assert glance_views(payload(FIVE)) == []
     assert glance_views(payload(DENSE, FIVE, glance=("b",))) == []

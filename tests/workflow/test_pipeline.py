@@ -102,6 +102,17 @@ def test_a_killed_build_elsewhere_goes_on_to_the_same_bytes(finished: Path, tmp_
     assert different(made, finished, other) == []
 
 
+def test_the_page_built_elsewhere_from_the_same_results_has_the_same_bytes(
+    finished: Path, copy: Path
+):
+    reports = ["reports/tables.json", "reports/tables.html", "reports/tables/table02.csv"]
+    for name in reports:
+        (copy / name).unlink()
+    run = snakemake(copy, "reports/tables.html")
+    assert run.returncode == 0, run.stdout
+    assert different(reports, finished, copy) == []
+
+
 @pytest.mark.slow
 def test_the_whole_page_elsewhere_has_the_same_bytes(finished: Path, tmp_path: Path):
     """Score by score, table by table, to the last byte of the page."""
