@@ -37,7 +37,12 @@ from torch.nn.functional import log_softmax
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from benchmarks.inputs import PLAN_FOLDER, add_model_arguments, add_window_arguments
+from benchmarks.inputs import (
+    PLAN_FOLDER,
+    add_model_arguments,
+    add_window_arguments,
+    read_model,
+)
 from benchmarks.measure import (
     exit_status,
     interleaved_seconds,
@@ -46,14 +51,15 @@ from benchmarks.measure import (
     output_of,
     peak_memory_of,
     print_peak_memory,
+    result_name,
     write_result,
 )
+from lpsteps.artifacts import read_json, write_json
 from lpsteps.data.window_file import first_windows
 from lpsteps.distillation.distiller import Distiller
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.distillation.teacher_store import TeacherStore
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import PatchSet, read_patches
 from lpsteps.plan import Plan, read_plan
@@ -79,15 +85,13 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Load the model and the start."""
-        configure_torch()
         self.settings = DistillationSettings(top_k=arguments.top_k)
         self.teacher: Path = arguments.teacher
         self.plan: Plan = read_plan(arguments.plan)
         self.start: PatchSet = read_patches(arguments.patch)
         if self.start.replacements:
             raise SystemExit(f"error: {arguments.patch}: take a start that replaces no weights")
-        compute = read_compute(arguments.compute)
-        self.model = load_model(arguments.model.parent, compute.dtype, device=compute.device)
+        self.model = read_model(arguments)
         windows = first_windows(arguments.windows, arguments.count)
         self.windows = [*torch.from_numpy(windows)[:, None].to(self.model.device)]
 
@@ -264,6 +268,11 @@ def store_targets(arguments: argparse.Namespace, folder: Path) -> Path:
         LpstepsError: It failed.
     """
     manifest = folder / "teacher" / "manifest.json"
+    compute = folder / "compute.json"
+    write_json(
+        compute,
+        {**read_json(arguments.compute), **({"dtype": arguments.dtype} if arguments.dtype else {})},
+    )
     spec = {
         "settings": {"top_k": arguments.top_k, "windows": arguments.count},
         "fit": [arguments.count],
@@ -272,7 +281,7 @@ def store_targets(arguments: argparse.Namespace, folder: Path) -> Path:
         "--plan": arguments.plan,
         "--start": arguments.patch,
         "--model": arguments.model,
-        "--compute": arguments.compute,
+        "--compute": compute,
         "--fit": f"text={arguments.windows}",
         "--manifest": manifest,
         "--spec": json.dumps(spec),
@@ -337,7 +346,7 @@ def measured(arguments: argparse.Namespace, given: Sequence[str]) -> dict[str, A
 
 
 def main() -> int:
-    """Measure and write ``results/distillation.json``; return the exit status."""
+    """Measure and write the result; return the exit status."""
     arguments = _parser().parse_args()
     return exit_status("distillation", lambda: _run(arguments))
 
@@ -350,7 +359,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.teacher = store_targets(arguments, Path(folder))
         given = [*sys.argv[1:], "--teacher", str(arguments.teacher)]
         result = measured(arguments, given)
-    path = write_result("distillation", result)
+    path = write_result(result_name("distillation", arguments), result)
     for key, value in result.items():
         print(f"{key}: {value}")
     print(path)

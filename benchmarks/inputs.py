@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lpsteps.data.window_file import first_windows
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.models.loading import configure_torch, load_model, read_compute, torch_dtype
 
 MODEL = Path("resources/models/smollm2-135m")
 RESULTS = Path("results/smollm2-135m")
@@ -27,6 +27,11 @@ def add_model_arguments(parser: ArgumentParser) -> None:
         type=Path,
         default=RESULTS / "compute.json",
         help="compute.json of this machine",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="number type to compute in instead; the result's name ends in it",
     )
     parser.add_argument(
         "--model",
@@ -94,7 +99,8 @@ def read_model(arguments: Namespace) -> PreTrainedModel:
     """Set up torch and load the model that :func:`add_model_arguments` names."""
     configure_torch()
     compute = read_compute(arguments.compute)
-    return load_model(arguments.model.parent, compute.dtype, device=compute.device)
+    dtype = torch_dtype(arguments.dtype) if arguments.dtype else compute.dtype
+    return load_model(arguments.model.parent, dtype, device=compute.device)
 
 
 def read_inputs(arguments: Namespace) -> Inputs:

@@ -103,6 +103,12 @@ def figure(
     return {"name": name, "value": float(f"{value:.6g}"), "unit": unit, **stated}
 
 
+def result_name(name: str, arguments: Namespace) -> str:
+    """Return the name of a benchmark's result: with the number type, where one is asked for."""
+    dtype = getattr(arguments, "dtype", None)
+    return f"{name}-{dtype}" if dtype else name
+
+
 def write_result(name: str, facts: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     """Write a result with the commit, the machine and the versions that it was measured with."""
     path = folder / f"{name}.json"
@@ -144,7 +150,7 @@ def run_benchmark(
     measured: Callable[[Namespace], Mapping[str, Any]],
     contender: Callable[[Namespace], Callable[[], object]] | None = None,
 ) -> int:
-    """Measure, print the figures and write ``results/NAME.json``; or measure memory alone.
+    """Measure, print the figures and write the result; or measure memory alone.
 
     Args:
         name: Name of the module in this package.
@@ -166,7 +172,7 @@ def run_benchmark(
             print_peak_memory(contender(arguments))
             return
         result = measured(arguments)
-        path = write_result(name, result)
+        path = write_result(result_name(name, arguments), result)
         for entry in result["figures"]:
             print(f"{entry['name']}: {entry['value']:g} {entry['unit']}")
         print(path)

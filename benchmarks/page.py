@@ -99,8 +99,14 @@ def render(folder: Path = RESULTS) -> str:
         "number": number_text,
         "settings": settings_text,
     }
-    paths = {name: folder / f"{name}.json" for name in BENCHMARKS}
-    results = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+    results = {
+        name: [
+            read_json(path)
+            for path in (folder / f"{name}.json", *sorted(folder.glob(f"{name}-*.json")))
+            if path.is_file()
+        ]
+        for name in BENCHMARKS
+    }
     return environment.get_template(TEMPLATE).render(results=results)
 
 

@@ -108,12 +108,12 @@ def stream_statistics(
     )
 
     def observe(boundary: int, hidden: torch.Tensor) -> None:
-        rows = hidden[:, exclude_first:].to(device=model.device, dtype=torch.float32)
-        samples = len(rows)
+        samples = len(hidden)
+        rows = streams[:samples, boundary]
+        rows.copy_(hidden[:, exclude_first:])
         sums[0, :samples, boundary] = _sum_over_tokens(rows.abs())
         sums[1, :samples, boundary] = _sum_over_tokens(rotation(rows).abs_())
         sums[2, :samples, boundary] = _sum_over_tokens(rows.square())
-        streams[:samples, boundary] = rows
 
     for start in range(0, len(windows), batch):
         token_ids = torch.tensor(windows[start : start + batch], dtype=torch.long).to(model.device)
@@ -126,12 +126,13 @@ def stream_statistics(
                     f"windows: {start + sample}: activations are not finite in "
                     f"{str(model.dtype).removeprefix('torch.')}; set dtype: float32"
                 )
+            last_token_cosine = _cosines(streams[sample, :, -1])
             cosine, token_axis_cosine = _mean_cosines(streams[sample], sums[2, sample])
             yield SampleStatistics(
                 tokens=tokens,
                 mean_absolute={IDENTITY: identity, basis_kind: rotated},
                 cosine=cosine,
-                last_token_cosine=_cosines(streams[sample, :, -1]),
+                last_token_cosine=last_token_cosine,
                 token_axis_cosine=token_axis_cosine,
             )
 
@@ -144,20 +145,23 @@ def _cosines(vectors: torch.Tensor) -> Array:
 
 def _sum_over_tokens(rows: torch.Tensor) -> torch.Tensor:
     """Sum float32 `[samples, tokens, channels]`; returns float64 `[samples, channels]`."""
-    blocks = [block.sum(dim=1) for block in torch.split(rows, _TOKEN_BLOCK, dim=1)]
-    return torch.stack(blocks).sum(dim=0, dtype=torch.float64)
+    samples, tokens, channels = rows.shape
+    whole = tokens // _TOKEN_BLOCK * _TOKEN_BLOCK
+    blocks = rows[:, :whole].reshape(samples, -1, _TOKEN_BLOCK, channels).sum(dim=2)
+    return blocks.sum(dim=1, dtype=torch.float64) + rows[:, whole:].sum(dim=1)
 
 
 def _mean_cosines(streams: torch.Tensor, squares: torch.Tensor) -> tuple[Array, Array]:
     """Return all pairwise cosines over channels and over tokens.
 
     Over channels there is a Gram matrix of the boundaries for each token, whose diagonal holds the
-    squared norms that it is divided by: the streams are read once and not normalised beforehand.
-    Over tokens the sum of such matrices over all channels is a single one, of the numbers divided
-    by the norms of their channels. A vector of zeros has cosine 0 with any other.
+    squared norms that it is divided by. Over tokens the sum of such matrices over all channels is
+    the sum over all tokens of those of the numbers divided by the norms of their channels. A vector
+    of zeros has cosine 0 with any other.
 
     Args:
-        streams: Float32 `[boundaries, tokens, hidden_size]`.
+        streams: Float32 `[boundaries, tokens, hidden_size]`; divided in place by the norms of the
+            channels, as a copy would cost more time than the products.
         squares: Sums over tokens of their squares, float64 `[boundaries, hidden_size]`.
 
     Returns:
@@ -168,10 +172,11 @@ def _mean_cosines(streams: torch.Tensor, squares: torch.Tensor) -> tuple[Array, 
     totals = torch.zeros((2, boundaries, boundaries), dtype=torch.float64, device=streams.device)
     channel_norms = squares.sqrt().float().clamp_min(_SMALLEST_NORM)[:, None]
     for block in torch.split(streams, _TOKEN_BLOCK, dim=1):
-        grams = torch.bmm(block.transpose(0, 1), block.permute(1, 2, 0))
+        by_token = block.transpose(0, 1)
+        grams = torch.bmm(by_token, by_token.mT)
         norms = grams.diagonal(dim1=1, dim2=2).sqrt().clamp_min(_SMALLEST_NORM)
         cosines = grams.div_(norms[:, :, None]).div_(norms[:, None, :])
         totals[0] += cosines.sum(dim=0, dtype=torch.float64)
-        by_channel = (block / channel_norms).flatten(1)
-        totals[1] += by_channel @ by_channel.T
+        block.div_(channel_norms)
+        totals[1] += torch.bmm(by_token, by_token.mT).sum(dim=0, dtype=torch.float64)
     return (totals[0] / tokens).cpu().numpy(), (totals[1] / channels).cpu().numpy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,9 @@ from lpsteps.models.gpu_slots import claim_slot
 from lpsteps.models.layers import check_head
 
 THREADS_VARIABLE = "LPSTEPS_THREADS"
+
+# Options of mallopt in glibc's <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _DTYPES = {
     "float32": torch.float32,
@@ -52,14 +57,31 @@ def configure_torch() -> int:
     text = os.environ.get(THREADS_VARIABLE, "")
     if text and not (text.isdecimal() and int(text) > 0):
         raise LpstepsError(f"{THREADS_VARIABLE}: {text}: must be a positive integer")
+    _keep_freed_memory()
     threads = int(text) if text else _usable_cores()
     torch.set_num_threads(threads)
     # Without a fixed workspace cuBLAS is not deterministic; it is read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Comes with it: every new tensor is filled once before it is written. Nothing here reads what
+    # was not written, and the fills take as long as an element-wise operation on each activation.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Float32 means float32: no TF32 in the statistics and patches of a GPU run.
     torch.set_float32_matmul_precision("highest")
     return threads
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed tensors for the next ones.
+
+    By default glibc hands it back at once, and the system clears every page anew for the next
+    activation of the same size: several times the work of an element-wise operation on it. Tensors
+    of more than 32 MiB are still handed back, so that a model that is gone leaves no hole.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _usable_cores() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -168,6 +168,17 @@ def test_fewer_layers_leave_the_model_alone(tiny_llama: Any) -> None:
     inputs = Inputs(tiny_llama, WINDOWS[:1])
     assert calibration.with_fewer_layers(inputs).settings["layers"] == 2
     assert inputs.settings["layers"] == 6
+
+
+def test_the_number_type_can_be_another_than_the_machines(
+    on_windows: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perplexity, "peak_memory_of", lambda *_: 1)
+    result = result_of(perplexity, [*on_windows, "--dtype=bfloat16"])
+    assert result["settings"]["dtype"] == "bfloat16"
+    assert measure.result_name("perplexity", Namespace(dtype="bfloat16")) == "perplexity-bfloat16"
+    assert measure.result_name("perplexity", Namespace(dtype=None)) == "perplexity"
+    assert measure.result_name("pipeline", Namespace()) == "pipeline"
 
 
 def test_perplexity(on_windows: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

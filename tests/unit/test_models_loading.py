@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,26 @@ def test_threads_follow_the_variable_and_else_the_affinity(monkeypatch: pytest.M
             configure_torch()
     monkeypatch.setenv("LPSTEPS_THREADS", "1")
     configure_torch()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
+def test_memory_of_freed_tensors_is_used_again() -> None:
+    # In a process of its own, because the C library's settings stay.
+    program = """
+import resource, sys, torch
+from lpsteps.models.loading import configure_torch
+configure_torch()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+rows = torch.ones(2**20)
+rows.abs()
+before = faults()
+for _ in range(50):
+    rows.abs()
+print(faults() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True
+    )
+    # Each result has a thousand pages.
+    assert int(run.stdout) < 1024
