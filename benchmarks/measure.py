@@ -115,7 +115,8 @@ def write_result(name: str, facts: Mapping[str, Any], folder: Path = RESULTS) ->
     path.parent.mkdir(exist_ok=True)
     this = machine()
     context = {
-        "commit": git_state(ROOT),
+        # Those that were measured before this one have left their marks.
+        "commit": git_state(ROOT, besides=("benchmarks/results", "docs/performance.md")),
         "machine": {key: this[key] for key in ("processor", "cores", "gpu") if key in this},
         "libraries": {package: version(package) for package in ("numpy", "torch", "transformers")},
     }

@@ -81,10 +81,14 @@ def check_recorded(path: Path, sha256: str) -> None:
 
 
 @functools.cache
-def git_state(folder: Path) -> dict[str, Any]:
+def git_state(folder: Path, *, besides: Iterable[str] = ()) -> dict[str, Any]:
     """Return commit, its day and the dirty flag of the checkout, or an empty dict outside of one.
 
     The day is that of the commit in UTC, as ``YYYY-MM-DD``.
+
+    Args:
+        folder: The checkout's top folder.
+        besides: Paths in it that may be edited without making it dirty.
     """
 
     def git(*arguments: str) -> str:
@@ -95,7 +99,8 @@ def git_state(folder: Path) -> dict[str, Any]:
 
     try:
         show = git("log", "-1", "--format=%H %cd", "--date=format-local:%Y-%m-%d")
-        changes = git("status", "--porcelain", "--untracked-files=no")
+        left_out = [f":(exclude){path}" for path in besides]
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *left_out)
     except (OSError, subprocess.CalledProcessError):
         return {}
     commit, day = show.split()

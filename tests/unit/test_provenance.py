@@ -1,6 +1,7 @@
 """A chain of records holds until a single byte, path or record in it changes."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,26 @@ def test_seal_ignores_an_earlier_seal_only():
     sealed = provenance.seal({"a": 1})
     assert provenance.seal(sealed) == sealed
     assert provenance.seal({"a": 2})[provenance.SEAL] != sealed[provenance.SEAL]
+
+
+def test_git_state_of_a_checkout(tmp_path: Path) -> None:
+    assert provenance.git_state(tmp_path) == {}
+
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True)
+
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/one.json"):
+        (tmp_path / name).write_text("1")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    state = provenance.git_state(tmp_path)
+    assert not state["dirty"]
+    assert len(state["commit"]) == 40
+    (tmp_path / "results/one.json").write_text("2")
+    assert provenance.git_state(tmp_path)["dirty"]
+    assert provenance.git_state(tmp_path, besides=["results"]) == state
+    (tmp_path / "code.py").write_text("2")
+    assert provenance.git_state(tmp_path, besides=["results"])["dirty"]
