@@ -81,7 +81,7 @@ def check_recorded(path: Path, sha256: str) -> None:
 
 
 @functools.cache
-def git_state(folder: Path, *, besides: Iterable[str] = ()) -> dict[str, Any]:
+def git_state(folder: Path, *, besides: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return commit, its day and the dirty flag of the checkout, or an empty dict outside of one.
 
     The day is that of the commit in UTC, as ``YYYY-MM-DD``.

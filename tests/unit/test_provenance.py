@@ -128,7 +128,8 @@ def test_seal_ignores_an_earlier_seal_only():
 
 
 def test_git_state_of_a_checkout(tmp_path: Path) -> None:
-    assert provenance.git_state(tmp_path) == {}
+    state_of = provenance.git_state.__wrapped__  # Without the cache.
+    assert state_of(tmp_path) == {}
 
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
@@ -140,11 +141,11 @@ def test_git_state_of_a_checkout(tmp_path: Path) -> None:
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "--message=first")
-    state = provenance.git_state(tmp_path)
+    state = state_of(tmp_path)
     assert not state["dirty"]
     assert len(state["commit"]) == 40
     (tmp_path / "results/one.json").write_text("2")
-    assert provenance.git_state(tmp_path)["dirty"]
-    assert provenance.git_state(tmp_path, besides=["results"]) == state
+    assert state_of(tmp_path)["dirty"]
+    assert state_of(tmp_path, besides=("results",)) == state
     (tmp_path / "code.py").write_text("2")
-    assert provenance.git_state(tmp_path, besides=["results"])["dirty"]
+    assert state_of(tmp_path, besides=("results",))["dirty"]
