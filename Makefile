@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow test-slurm test-faults audit-dependencies check-harness bench lint format lock schema reference screenshot clean
+.PHONY: report test test-slow test-slurm test-faults audit-dependencies check-harness check-export bench lint format lock schema reference screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -44,6 +44,12 @@ CHECKS := arc_challenge arc_easy boolq copa hellaswag piqa race winogrande wsc27
 check-harness: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) resources/models/$(CHECK_MODEL)/manifest.json
 	$(BIN)/python -m tests.check_harness --model $(CHECK_MODEL) --data-root $(DATA_ROOT) $(CHECKS)
+
+# Exports of the default's model, scored by lm-eval's command line and plain transformers, beside the
+# report in float32.
+EXPORTS := llm-streamline/n5/linearpatch shortgpt/n5/none
+check-export: $(INSTALLED)
+	$(BIN)/python -m tests.check_export --model $(CHECK_MODEL) $(EXPORTS)
 
 # Ratios measured side by side on this machine, into benchmarks/results, and the page that shows
 # them. `make bench-NAME` measures one; BENCH_ARGUMENTS are options of its program.

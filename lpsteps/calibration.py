@@ -80,8 +80,8 @@ def stream_statistics(
             still read by the model.
 
     Raises:
-        LpstepsError: No token is left, a token id is outside the vocabulary, or an activation is
-            not finite.
+        LpstepsError: No token is left, a token id is outside the vocabulary, or an activation or
+            its square is not finite.
     """
     length = windows.shape[1]
     if not 0 <= exclude_first < length:
@@ -128,6 +128,11 @@ def stream_statistics(
                 )
             last_token_cosine = _cosines(streams[sample, :, -1])
             cosine, token_axis_cosine = _mean_cosines(streams[sample], sums[2, sample])
+            if not np.isfinite(cosine).all():
+                raise LpstepsError(
+                    f"windows: {start + sample}: activations of {identity.max():.1e} on average: "
+                    "their squares overflow in float32; the model cannot be calibrated"
+                )
             yield SampleStatistics(
                 tokens=tokens,
                 mean_absolute={IDENTITY: identity, basis_kind: rotated},

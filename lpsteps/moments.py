@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.artifacts import read_json, tensor_digests, verified_tensors, write_json, write_tensors
+from lpsteps.artifacts import tensor_digests, verified_tensors, write_json, write_tensors
 from lpsteps.errors import LpstepsError
-from lpsteps.validation import validated
+from lpsteps.validation import validated_result
 
 Array = npt.NDArray[np.float64]
 
@@ -193,7 +193,7 @@ def read_moments(manifest_path: Path, kind: MomentsKind) -> list[GapMoments]:
         LpstepsError: When a file is missing or malformed, holds another kind, or when a tensor is
             absent, unexpected or differs from its digest.
     """
-    manifest = validated(_Manifest, read_json(manifest_path), str(manifest_path))
+    manifest = validated_result(_Manifest, manifest_path)
     if manifest.kind != kind:
         raise LpstepsError(f"{manifest_path}: kind: {manifest.kind}: must be {kind}")
     tensor_path = moments_tensors(manifest_path, kind)

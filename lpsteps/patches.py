@@ -23,14 +23,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.artifacts import (
-    read_json,
     tensor_digests,
     verified_tensors,
     write_json,
     write_tensors,
 )
 from lpsteps.errors import LpstepsError
-from lpsteps.validation import validated
+from lpsteps.validation import validated_result
 
 MANIFEST_SUFFIX = ".manifest.json"
 TENSORS_SUFFIX = ".safetensors"
@@ -300,7 +299,7 @@ def read_patches(manifest_path: Path) -> PatchSet:
             differs from its digest, when an operation names a tensor that does not fit it, or when
             the manifest states another ``parameters`` or ``foldable`` than follows from the rest.
     """
-    manifest = validated(_Manifest, read_json(manifest_path), str(manifest_path))
+    manifest = validated_result(_Manifest, manifest_path)
     tensors = verified_tensors(tensors_beside(manifest_path), manifest.tensors, manifest_path)
     try:
         gaps = tuple(

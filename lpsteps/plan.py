@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.artifacts import read_json, write_json
+from lpsteps.artifacts import write_json
 from lpsteps.errors import LpstepsError
-from lpsteps.validation import validated
+from lpsteps.validation import validated_result
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def read_plan(path: Path) -> Plan:
         LpstepsError: When the file is missing, has an unknown or wrongly typed key, or when its
             count, layers, order and gaps contradict one another.
     """
-    contents = validated(_PlanFile, read_json(path), str(path))
+    contents = validated_result(_PlanFile, path)
     try:
         plan = Plan(contents.n_layers, tuple(contents.layers), tuple(contents.order))
     except LpstepsError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
+from lpsteps.artifacts import read_json
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.text_patterns import words_of
 
@@ -78,6 +80,19 @@ def validated(model: type[Model], payload: Any, source: str) -> Model:
             problem = _problem(first, parts, target)
         where = f"{source}: {'.'.join(parts)}" if parts else source
         raise LpstepsError(f"{where}: {problem}") from error
+
+
+def validated_result(model: type[Model], path: Path) -> Model:
+    """Read a JSON file that a step has written as an instance of ``model``.
+
+    Raises:
+        LpstepsError: There is no such file, or it does not fit; the message says what to do.
+    """
+    payload = read_json(path)
+    try:
+        return validated(model, payload, str(path))
+    except LpstepsError as error:
+        raise LpstepsError(f"{error}; delete it to rebuild it") from error
 
 
 class _Quoting(reprlib.Repr):

@@ -19,7 +19,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.artifacts import (
-    read_json,
     tensor_digests,
     verified_tensors,
     write_json,
@@ -27,7 +26,7 @@ from lpsteps.artifacts import (
 )
 from lpsteps.errors import LpstepsError
 from lpsteps.patches import tensors_beside
-from lpsteps.validation import validated
+from lpsteps.validation import validated_result
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def read_width(manifest_path: Path) -> WidthPruning:
         LpstepsError: A file is missing or malformed, a tensor is absent, unexpected or differs from
             its digest, or the manifest contradicts itself.
     """
-    manifest = validated(WidthManifest, read_json(manifest_path), str(manifest_path))
+    manifest = validated_result(WidthManifest, manifest_path)
     tensors = verified_tensors(tensors_beside(manifest_path), manifest.tensors, manifest_path)
     kept = {name: tuple(int(number) for number in values) for name, values in tensors.items()}
     try:

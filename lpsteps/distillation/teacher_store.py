@@ -43,7 +43,7 @@ from lpsteps.artifacts import (
     write_json,
 )
 from lpsteps.errors import LpstepsError
-from lpsteps.validation import validated
+from lpsteps.validation import validated_result
 
 if TYPE_CHECKING:
     import torch
@@ -248,7 +248,7 @@ class TeacherStore:
         Raises:
             LpstepsError: The manifest is missing or malformed, or does not list the store's shards.
         """
-        manifest = validated(_Manifest, read_json(manifest_path), str(manifest_path))
+        manifest = validated_result(_Manifest, manifest_path)
         self.facts = StoreFacts.model_validate(manifest.model_dump(exclude={"files"}))
         self._path = manifest_path
         self._shards = list(self.facts.shards.items())

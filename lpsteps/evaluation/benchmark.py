@@ -61,7 +61,9 @@ def parse_benchmark(content: Any, source: str) -> Benchmark:
     Raises:
         LpstepsError: A key is unknown or missing, or has a value that is not allowed.
     """
-    protocol = content.get("protocol") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise LpstepsError(f"{source}: expected a mapping of keys to values, 'protocol' among them")
+    protocol = content.get("protocol")
     if protocol not in _PROTOCOLS:
         raise LpstepsError(f"{source}: protocol: {protocol}: {nearest(str(protocol), _PROTOCOLS)}")
     return validated(_PROTOCOLS[protocol], content, source)

@@ -190,7 +190,10 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise LpstepsError(f"{folder}: cannot be loaded: {first_line(error)}") from error
+        raise LpstepsError(
+            f"{folder}: cannot be loaded ({first_line(error)}); correct its config.json or update "
+            "transformers"
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     _check_loaded(folder, found)

@@ -83,7 +83,7 @@ class RecoveryContext:
         if found != (self.plan.n_layers, self.hidden_size):
             raise LpstepsError(
                 f"--stats: {found[0]} layers of {found[1]} channels: the model has "
-                f"{self.plan.n_layers} of {self.hidden_size}"
+                f"{self.plan.n_layers} of {self.hidden_size}; calibrate on that model"
             )
         return self.statistics
 
@@ -105,7 +105,8 @@ class RecoveryContext:
             channels = len(gap.fit.source_sum)
             if channels != self.hidden_size:
                 raise LpstepsError(
-                    f"--moments: {channels} channels: the model has {self.hidden_size}"
+                    f"--moments: {channels} channels: the model has {self.hidden_size}; "
+                    "measure them on that model"
                 )
         return self.moments
 
@@ -200,7 +201,16 @@ def magnitude_ratios(
 
     Returns:
         Positive ratios, float64 ``[hidden_size]``.
+
+    Raises:
+        LpstepsError: A sample's stream is zero in front, in all channels.
     """
+    silent = np.flatnonzero(~source.any(axis=1))
+    if silent.size:
+        raise LpstepsError(
+            f"--stats: sample {silent[0]}: the stream is silent in front of the removed layers, so "
+            "there is nothing to scale; look at the model's embedding"
+        )
     if params.reduction == "ratio_of_means":
         source = source.mean(axis=0, keepdims=True)
         target = target.mean(axis=0, keepdims=True)

@@ -20,7 +20,7 @@ from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan, read_plan
 from lpsteps.report.costs import layer_flops, operation_flops
 from lpsteps.report.curves import TrainingCurve, read_curve
-from lpsteps.validation import validated
+from lpsteps.validation import validated, validated_result
 from lpsteps.width_pruning import WidthManifest
 
 Content = TypeVar("Content")
@@ -492,7 +492,7 @@ def _variant_of(folder: Path, path: Path, spec: BuildSpec) -> VariantFacts:
 def _read_score(path: Path, spec: BuildSpec) -> tuple[tuple[str, str], Sourced[Score]]:
     folder = path.parent.parent
     variant = _variant_of(folder, path, spec)
-    score = validated(Score, read_json(path), str(path))
+    score = validated_result(Score, path)
     if (score.model, score.benchmark) != (variant.model, path.stem):
         found = f"{score.benchmark} of {score.model}"
         raise LpstepsError(f"{path}: holds {found}, expected {path.stem} of {variant.model}")
@@ -514,7 +514,7 @@ def _read_plan(path: Path, spec: BuildSpec) -> tuple[PlanKey, Sourced[Plan]]:
 
 def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[PatchFacts]]:
     variant = _variant_of(path.parent, path, spec)
-    patch = validated(PatchFacts, read_json(path), str(path))
+    patch = validated_result(PatchFacts, path)
     if patch.recovery != variant.recovery:
         raise LpstepsError(
             f"{path}: recovery: '{patch.recovery}': expected '{variant.recovery}'; "
@@ -525,7 +525,7 @@ def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[PatchFacts]]:
 
 def _read_width(path: Path, spec: BuildSpec) -> tuple[str, Sourced[WidthManifest]]:
     variant = _variant_of(path.parent, path, spec)
-    width = validated(WidthManifest, read_json(path), str(path))
+    width = validated_result(WidthManifest, path)
     if (width.width, width.n) != (variant.selection, variant.n):
         raise LpstepsError(
             f"{path}: width: '{width.width}', n {width.n}: expected '{variant.selection}', "
@@ -538,7 +538,7 @@ def _read_overheads(path: Path, spec: BuildSpec) -> tuple[str, Sourced[Overheads
     model = path.parent.name
     if model not in spec.models:
         raise LpstepsError(f"{path}: '{model}' is not a model of this profile")
-    overheads = validated(Overheads, read_json(path), str(path))
+    overheads = validated_result(Overheads, path)
     return model, Sourced(path.as_posix(), sha256_file(path), overheads)
 
 

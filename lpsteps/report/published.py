@@ -116,6 +116,12 @@ def read_published(path: Path) -> tuple[PublishedCell, ...]:
         raise LpstepsError(f"{path}: not a CSV file ({error}); restore it") from error
 
 
+def _whole(line: dict[str, str], column: str) -> int:
+    if not line[column].isdecimal():
+        raise ValueError(f"{column}: {line[column]!r}: must be a whole number")
+    return int(line[column])
+
+
 def _parse(path: Path, number: int, line: dict[str, str]) -> PublishedCell:
     if None in line or None in line.values():
         raise LpstepsError(f"{path}: line {number}: expected {len(COLUMNS)} cells")
@@ -125,8 +131,8 @@ def _parse(path: Path, number: int, line: dict[str, str]) -> PublishedCell:
             row=line["row"],
             model=line["model"],
             model_title=line["model_title"],
-            n=int(line["n"]),
-            n_layers=int(line["n_layers"]),
+            n=_whole(line, "n"),
+            n_layers=_whole(line, "n_layers"),
             label=line["label"],
             selections=() if line["selection"] == "none" else tuple(line["selection"].split("|")),
             recovery=line["recovery"],

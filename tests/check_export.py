@@ -1,0 +1,136 @@
+"""Compare an export of a real model with the report: `make check-export`.
+
+The variant is computed in float32 and exported, as a user does it. Its questions are then scored by
+lm-eval's own command line, and must agree document by document; its perplexities by a few lines of
+plain transformers on the same windows, and must agree in every printed digit.
+
+    python -m tests.check_export --model smollm2-135m llm-streamline/n5/linearpatch
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from lpsteps.artifacts import read_json
+from lpsteps.config import Config, load_config, read_config
+from lpsteps.data.window_file import first_windows
+from lpsteps.errors import LpstepsError
+from lpsteps.evaluation.benchmark import PerplexityBenchmark
+from tests.check_harness import differing_rows, harness_outcomes, splits_of
+
+DEFAULT = Path("config/config.yaml")
+
+
+def run(*command: str) -> None:
+    """Run a program.
+
+    Raises:
+        LpstepsError: It failed; what it says of that stands on standard error by then.
+    """
+    if subprocess.run(command, check=False).returncode != 0:
+        raise LpstepsError(f"{' '.join(command[:4])}...: failed, see above")
+
+
+def local_copy(config: Config, names: Sequence[str], folder: Path) -> Config:
+    """Return the configuration with the datasets that were fetched as the user's own files."""
+    for name in names:
+        for dataset, split in splits_of(config, name):
+            link = folder / config.definitions.datasets[dataset].local[split]
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(Path("resources/data", dataset, f"{split}.parquet").resolve())
+    profile = yaml.safe_load(DEFAULT.read_text())
+    return load_config(profile | {"data_root": str(folder)}, ["check"], Path())
+
+
+@torch.inference_mode()
+def plain_perplexity(folder: Path, windows: np.ndarray[Any, Any], *, trusted: bool) -> float:
+    """Perplexity of an export by transformers alone: exp of the mean loss of the windows."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=trusted
+    ).eval()
+    losses = []
+    for window in torch.from_numpy(windows):
+        logits = model(window[None]).logits[0, :-1].double()
+        losses.append(torch.nn.functional.cross_entropy(logits, window[1:]).item())
+    return math.exp(math.fsum(losses) / len(losses))
+
+
+def check(model: str, variant: str, cores: str, work: Path) -> list[str]:
+    """Export a variant and score it anew.
+
+    Returns:
+        A line for each benchmark that differs.
+    """
+    profile = work / "float32.yaml"
+    profile.write_text(yaml.safe_dump(yaml.safe_load(DEFAULT.read_text()) | {"dtype": "float32"}))
+    away = work / "away"
+    run(
+        *(sys.executable, "-m", "lpsteps.cli", "export", "--model", model, "--variant", variant),
+        *("--to", str(away), "--configfile", str(profile), "--cores", cores),
+    )
+    config = read_config(profile)
+    scores = {
+        Path(entry["path"]).stem: read_json(Path(entry["path"]))
+        for entry in read_json(away / "export.json")["scores"]
+    }
+    questions = {name: score for name, score in scores.items() if score["protocol"] == "harness"}
+    trusted = "auto_map" in read_json(away / "config.json")
+    differing = []
+    if questions:
+        local = local_copy(config, list(questions), work / "data")
+        outcomes, means = harness_outcomes(local, model, away, questions, work, trusted=trusted)
+        for name, score in questions.items():
+            rows = differing_rows(score, outcomes[name])
+            line = (
+                f"{variant}: {name}: n={score['n']} report {score['value']:.6f} "
+                f"lm-eval {means[name]:.6f} differing documents: {rows or 'none'}"
+            )
+            print(line)
+            if rows or not math.isclose(score["value"], means[name], rel_tol=1e-12):
+                differing.append(line)
+    for name in scores.keys() - questions.keys():
+        benchmark, score = config.benchmarks[name], scores[name]
+        assert isinstance(benchmark, PerplexityBenchmark)
+        path = Path(f"results/{model}/windows/{benchmark.corpus}/{benchmark.split}.parquet")
+        plain = plain_perplexity(away, first_windows(path, score["n"]), trusted=trusted)
+        line = f"{variant}: {name}: n={score['n']} report {score['value']:.6f} plain {plain:.6f}"
+        print(line)
+        if f"{score['value']:.2f}" != f"{plain:.2f}":
+            differing.append(line)
+    return differing
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns 1 when anything differs."""
+    parser = ArgumentParser(prog="python -m tests.check_export")
+    parser.add_argument("--model", default="smollm2-135m", help="entry of config/models.yaml")
+    parser.add_argument("--cores", default="all", help="as Snakemake understands it")
+    parser.add_argument("variants", nargs="+", metavar="VARIANT")
+    arguments = parser.parse_args(argv)
+    differing = []
+    for variant in arguments.variants:
+        with tempfile.TemporaryDirectory() as name:
+            differing += check(arguments.model, variant, arguments.cores, Path(name))
+    print(f"{len(differing)} benchmarks differ", *differing, sep="\n")
+    return int(bool(differing))
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except LpstepsError as error:
+        print(f"error: check_export: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
