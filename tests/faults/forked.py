@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("torch", "transformers", "datasets", "lm_eval", "pandas", "pyarrow.parquet", "peft")
+# First the one that keeps the libraries below from showing progress of their own.
+PRELOADED = ("lpsteps.evaluation.harness", "torch", "transformers", "pandas", "peft")
 LONGEST = 300.0
 """Seconds after which a child counts as hanging."""
 

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 PAGE = "reports/tables.html"
 STATISTICS = "results/tiny/calibration/wikipedia/stats.parquet"
 SMALL = "config/small.yaml"
+PLAN_JOB = "rule_plan_tiny_calibrate_choose_layers_rank_layers"
 PAYLOADS = (".json", ".parquet", ".safetensors", ".csv", ".html")
 UNFINISHED = {"PENDING", "RUNNING", "COMPLETING"}
 Edit = Callable[[Path, str, str], None]
@@ -80,8 +81,11 @@ def test_statistics_rankings_and_plans_of_a_model_are_one_slurm_job(copy: Path):
     plans = [plan.format(name) for name in ("shortgpt", "llm-streamline")]
     output = run_on_slurm(copy, *plans)
     names = [slurm_jobs()[job]["Comment"] for job in submitted(output)]
-    assert names.count("rule_plan_tiny_calibrate_choose_layers_rank_layers") == 1
+    assert names.count(PLAN_JOB) == 1
     assert not any(re.match(r"rule_(rank|choose)_layers", name) for name in names)
+    # They run one after the other, so that it asks for no more cores than one of them.
+    plan_job = slurm_jobs()[submitted(output)[names.index(PLAN_JOB)]]
+    assert plan_job["NumCPUs"] == "1"
     assert all((copy / path).is_file() for path in plans)
 
 

@@ -77,6 +77,7 @@ rule calibrate:
     threads: ALL_CORES
     resources:
         **model_job(lambda wildcards: jobs.memory_mb(CONFIG, wildcards.model)),
+        **PLAN_JOB,
     params:
         spec=lambda wildcards: jobs.calibrate_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.calibrate"),

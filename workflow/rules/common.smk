@@ -46,6 +46,9 @@ SHARED = workflow.workflow_settings.cache is not None
 
 SHORT_JOB_MB = 1500
 SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
+# Where these jobs are one job of a cluster, its profile lets them run one after the other: that job
+# then asks for the memory and the cores of the largest of them, and not of all together.
+PLAN_JOB = {"plan_jobs": 1}
 
 
 def model_job(megabytes, **conditions):

@@ -28,6 +28,7 @@ rule rank_layers:
             runs_model=lambda wildcards: "model"
             in jobs.selection_needs(CONFIG, wildcards.selection),
         ),
+        **PLAN_JOB,
     params:
         spec=lambda wildcards: jobs.rank_layers_spec(
             CONFIG, wildcards.model, wildcards.calibration, wildcards.selection
@@ -62,6 +63,7 @@ rule choose_layers:
         "results/runtime/choose_layers/{model}.{calibration}.{selection}.n{n}.tsv"
     resources:
         **SHORT_JOB,
+        **PLAN_JOB,
     params:
         spec=lambda wildcards: jobs.choose_layers_spec(
             CONFIG, wildcards.model, wildcards.selection, int(wildcards.n)
