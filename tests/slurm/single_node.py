@@ -135,6 +135,11 @@ def _stop(pid_file: Path) -> None:
             return
 
 
+def _stop_daemons() -> None:
+    for pid_file in (STATE / "slurmd.pid", STATE / "slurmctld.pid", MUNGE / "munged.pid"):
+        _stop(pid_file)
+
+
 @contextmanager
 def single_node_slurm() -> Iterator[None]:
     """Start munge, the controller and the node; stop them and remove their files at the end."""
@@ -147,6 +152,8 @@ def single_node_slurm() -> Iterator[None]:
     shutil.chown(MUNGE, "munge", "munge")
     (CONFIG / "slurm.conf").write_text(_slurm_conf(host))
     (CONFIG / "gres.conf").write_text(_gres_conf(host))
+    # Those of tests that were killed.
+    _stop_daemons()
     try:
         _run("runuser", "-u", "munge", "--", "munged", "--num-threads=2")
         _run("slurmctld", "-c")
@@ -156,8 +163,7 @@ def single_node_slurm() -> Iterator[None]:
     finally:
         if (STATE / "slurmctld.pid").exists():
             _cancel_all_jobs(30)
-        for pid_file in (STATE / "slurmd.pid", STATE / "slurmctld.pid", MUNGE / "munged.pid"):
-            _stop(pid_file)
+        _stop_daemons()
         (CONFIG / "slurm.conf").unlink()
         (CONFIG / "gres.conf").unlink()
         shutil.rmtree(STATE)
