@@ -11,7 +11,7 @@ from typing import Any, Literal
 from faults.forked import Run, run_job
 from lpsteps.provenance import SEAL, record_path, seal
 
-Ending = Literal["finished", "continued", "told", "not tried", "wrong"]
+Ending = Literal["finished", "continued", "told", "withheld", "not tried", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Outcome:
         rule: Rule of the job that it hit, or what else.
         ending: ``finished``: the run ended as if nothing had been; ``continued``: it was
             interrupted, and the same command went on to the same bytes; ``told``: it stopped with
-            one clear line, and the same command ended well once the fault was gone; ``wrong``:
-            anything else.
+            one clear line, and the same command ended well once the fault was gone; ``withheld``:
+            the tables show no number that rests on the fault, and say so; ``wrong``: anything else.
         detail: For ``wrong`` what is wrong, for ``told`` what it told.
     """
 
