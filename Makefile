@@ -55,7 +55,7 @@ check-export: $(INSTALLED)
 # them. `make bench-NAME` measures one; BENCH_ARGUMENTS are options of its program.
 BENCHMARKS := calibration perplexity question_answering distillation least_squares hadamard \
 	patch_application pipeline
-# Where the machine computes in bfloat16, these are measured in float32 as well.
+# Measured in the number type of the machine, and in float32 as well.
 IN_FLOAT32 := calibration perplexity distillation
 bench: $(BENCHMARKS:%=bench-%)
 

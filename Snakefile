@@ -32,6 +32,11 @@ rule all:
         "reports/tables.html",
 
 
+# A limit on these holds within each job of a cluster, not for all of them together.
+resource_scopes:
+    plan_jobs="local",
+
+
 # Downloads run where Snakemake does: the nodes of many clusters have no network.
 localrules:
     all,

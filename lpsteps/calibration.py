@@ -128,7 +128,7 @@ def stream_statistics(
                 )
             last_token_cosine = _cosines(streams[sample, :, -1])
             cosine, token_axis_cosine = _mean_cosines(streams[sample], sums[2, sample])
-            if not np.isfinite(cosine).all():
+            if not (np.isfinite(cosine).all() and sums[2, sample].isfinite().all()):
                 raise LpstepsError(
                     f"windows: {start + sample}: activations of {identity.max():.1e} on average: "
                     "their squares overflow in float32; the model cannot be calibrated"
@@ -162,7 +162,7 @@ def _mean_cosines(streams: torch.Tensor, squares: torch.Tensor) -> tuple[Array, 
     Over channels there is a Gram matrix of the boundaries for each token, whose diagonal holds the
     squared norms that it is divided by. Over tokens the sum of such matrices over all channels is
     the sum over all tokens of those of the numbers divided by the norms of their channels. A vector
-    of zeros has cosine 0 with any other.
+    of zeros has cosine 0 with any other; norms below 1e-12 count as 1e-12.
 
     Args:
         streams: Float32 `[boundaries, tokens, hidden_size]`; divided in place by the norms of the

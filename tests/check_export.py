@@ -1,6 +1,7 @@
 """Compare an export of a real model with the report: `make check-export`.
 
-The variant is computed in float32 and exported, as a user does it. Its questions are then scored by
+In a copy of the checkout, which shares its data and models, the variant is computed in float32 and
+exported, as a user does it. Its questions are then scored by
 lm-eval's own command line, and must agree document by document; its perplexities by a few lines of
 plain transformers on the same windows, and must agree in every printed digit.
 
@@ -10,6 +11,8 @@ plain transformers on the same windows, and must agree in every printed digit.
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,9 +31,18 @@ from lpsteps.config import Config, load_config, read_config
 from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.benchmark import PerplexityBenchmark
-from tests.check_harness import differing_rows, harness_outcomes, splits_of
+from tests.check_harness import ROOT, differing_rows, harness_outcomes, splits_of
 
 DEFAULT = Path("config/config.yaml")
+
+
+def copied_checkout(folder: Path) -> Path:
+    """Copy the checkout without results, with links to what it has fetched, and return the copy."""
+    left_out = (".git", ".venv", ".snakemake", "results", "logs", "resources", "tables.json")
+    copy = shutil.copytree(ROOT, folder / "project", ignore=shutil.ignore_patterns(*left_out))
+    (ROOT / "resources").mkdir(exist_ok=True)
+    (copy / "resources").symlink_to(ROOT / "resources")
+    return copy
 
 
 def run(*command: str) -> None:
@@ -121,9 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("variants", nargs="+", metavar="VARIANT")
     arguments = parser.parse_args(argv)
     differing = []
-    for variant in arguments.variants:
-        with tempfile.TemporaryDirectory() as name:
-            differing += check(arguments.model, variant, arguments.cores, Path(name))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(copied_checkout(Path(folder)))
+        for variant in arguments.variants:
+            work = Path(folder, variant.replace("/", "-"))
+            work.mkdir()
+            differing += check(arguments.model, variant, arguments.cores, work)
     print(f"{len(differing)} benchmarks differ", *differing, sep="\n")
     return int(bool(differing))
 

@@ -1,9 +1,9 @@
 """From hidden states to the log-probability of given tokens, a block of positions at a time.
 
-The output head and the softmax see 256 positions at a time, so the float32 logits of all positions
-(50 to 250 thousand numbers each) never exist together. On a CPU reading those of a block from
-memory takes a good part of the time that computing them does, so 16 positions at a time, which fit
-into the cache, are normalised.
+The output head sees 256 positions at a time, so the logits of all positions (50 to 250 thousand
+numbers each) never exist together. On a CPU reading those of a block from memory takes a good part
+of the time that computing them does, so they are normalised 16 positions at a time, which fit into
+the cache for all but the largest vocabularies.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def _blocks_of_logits(
     for start in range(0, len(hidden), _POSITIONS_PER_BLOCK):
         logits = decoder.logits(hidden[start : start + _POSITIONS_PER_BLOCK])
         positions = _POSITIONS_IN_CACHE if logits.device.type == "cpu" else len(logits)
+        first = start
         for rows in torch.split(logits, positions):
-            yield slice(start, start + len(rows)), rows.float()
-            start += len(rows)
+            yield slice(first, first + len(rows)), rows.float()
+            first += len(rows)
 
 
 def _normalised(logits: torch.Tensor, largest: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

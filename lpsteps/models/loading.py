@@ -74,9 +74,10 @@ def configure_torch() -> int:
 def _keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for the next ones.
 
-    By default glibc hands it back at once, and the system clears every page anew for the next
+    By default glibc soon hands it back, and the system clears every page anew for the next
     activation of the same size: several times the work of an element-wise operation on it. Tensors
-    of more than 32 MiB are still handed back, so that a model that is gone leaves no hole.
+    of more than 32 MiB, as the largest weights and logits, are still handed back. Where the library
+    does not know these options, nothing changes but the time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -190,10 +191,12 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise LpstepsError(
-            f"{folder}: cannot be loaded ({first_line(error)}); correct its config.json or update "
-            "transformers"
-        ) from error
+        remedy = "correct its config.json or update transformers"
+        if isinstance(error, OSError):
+            remedy = "fetch the model again"
+        elif isinstance(error, ImportError):
+            remedy = "install what is missing"
+        raise LpstepsError(f"{folder}: cannot be loaded ({first_line(error)}); {remedy}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     _check_loaded(folder, found)

@@ -203,17 +203,17 @@ def magnitude_ratios(
         Positive ratios, float64 ``[hidden_size]``.
 
     Raises:
-        LpstepsError: A sample's stream is zero in front, in all channels.
+        LpstepsError: A stream, or the mean of them, is zero in front, in all channels.
     """
-    silent = np.flatnonzero(~source.any(axis=1))
-    if silent.size:
-        raise LpstepsError(
-            f"--stats: sample {silent[0]}: the stream is silent in front of the removed layers, so "
-            "there is nothing to scale; look at the model's embedding"
-        )
     if params.reduction == "ratio_of_means":
         source = source.mean(axis=0, keepdims=True)
         target = target.mean(axis=0, keepdims=True)
+    silent = np.flatnonzero(~source.any(axis=1))
+    if silent.size:
+        raise LpstepsError(
+            f"calibration: sample {silent[0]}: the stream is zero in all channels in front of the "
+            "layers whose scales are asked for; look at the model's weights"
+        )
     floor = params.epsilon * source.mean(axis=1, keepdims=True)
     ratios = np.maximum(target, floor) / np.maximum(source, floor)
     reduced: npt.NDArray[np.float64] = ratios.mean(axis=0)

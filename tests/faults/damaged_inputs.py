@@ -65,6 +65,7 @@ def _tried(
     ending: Ending = "told" if run.status else "finished"
     if job["rule"] == "build_tables" and run.status == 0 and problems:
         problems = _not_withheld(sandbox, name)
+        problems += [f"left {left} behind" for left in sandbox.leftovers()]
         ending = "withheld"
     path.unlink(missing_ok=True)
     path.write_bytes(sandbox.expected[name])
@@ -84,14 +85,18 @@ def _not_withheld(sandbox: Sandbox, damaged: str) -> list[str]:
 
     Each number must be the same as before or missing, and what is missing must name the file.
     """
+    path = damaged.removesuffix(RECORD_SUFFIX)
     before = json.loads(sandbox.expected[TABLES])
     tables = json.loads((sandbox.root / TABLES).read_text())
     for old, new in zip(before["cells"], tables["cells"], strict=True):
         same = new["status"] == old["status"] and new["value"] == old["value"]
         if not same and (new["status"] != "missing" or new["value"] is not None):
             return [f"{new['id']}: {old['text']} became {new['text']}"]
-    if not any(damaged.removesuffix(RECORD_SUFFIX) in reason for reason in _reasons(tables)):
-        return [f"no reason names {damaged}"]
+        if not same and path not in new["reason"]:
+            return [f"{new['id']}: is missing without {path} in its reason: {new['reason']}"]
+    # A figure, which has no cells, says it as well.
+    if not any(path in reason for reason in _reasons(tables)):
+        return [f"no reason names {path}"]
     return []
 
 

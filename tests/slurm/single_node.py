@@ -121,10 +121,13 @@ def _cancel_all_jobs(seconds: float) -> None:
 
 
 def _stop(pid_file: Path) -> None:
-    """Stop the daemon that wrote this file, and no other."""
+    """Stop the daemon that wrote this file, and no other that has its number by now."""
     if not pid_file.exists():
         return
     process = int(pid_file.read_text())
+    name = Path(f"/proc/{process}/comm")
+    if not name.exists() or name.read_text().strip() != pid_file.stem:
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.kill(process, number)

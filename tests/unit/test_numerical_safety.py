@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lpsteps.calibration import _mean_cosines, stream_statistics
 from lpsteps.errors import LpstepsError
+from lpsteps.evaluation.perplexity import window_losses
 from lpsteps.hadamard import basis_matrix
 from lpsteps.least_squares import RidgeSolver, added_regression
 from lpsteps.models.layers import decoder_of
@@ -47,7 +48,7 @@ def slow_cosines(vectors: Rows) -> Rows:
 
 @given(
     seed=st.integers(0, 99),
-    exponent=st.integers(-8, 12),
+    exponent=st.integers(-6, 12),
     silent=st.lists(st.integers(0, CHANNELS - 1), unique=True, max_size=CHANNELS - 1),
     constant=st.booleans(),
 )
@@ -71,6 +72,39 @@ def test_squares_that_overflow_are_refused(tiny_llama: Any, dtype: torch.dtype) 
         LpstepsError, match=r"windows: 0: .*e\+.* their squares overflow in float32"
     ):
         list(stream_statistics(model, WINDOW, basis_matrix(48)))
+
+
+def test_sums_of_squares_that_overflow_are_refused(tiny_llama: Any) -> None:
+    """One channel whose squares are finite, but not the sum of 64 of them."""
+    window = np.full((1, 64), 5)
+    with torch.no_grad():
+        tiny_llama.get_input_embeddings().weight[5].zero_()
+        tiny_llama.get_input_embeddings().weight[5, 3] = 9e18
+    with pytest.raises(LpstepsError, match="their squares overflow in float32"):
+        list(stream_statistics(tiny_llama, window, basis_matrix(48)))
+
+
+def test_results_do_not_depend_on_what_memory_held(
+    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch can fill every new tensor with NaN before it is written."""
+
+    def measured() -> list[Rows | float]:
+        (sample,) = stream_statistics(tiny_llama, WINDOW, basis_matrix(48))
+        arrays = [*sample.mean_absolute.values(), sample.cosine, sample.token_axis_cosine]
+        return [*arrays, *window_losses(tiny_llama, WINDOW)]
+
+    plain = measured()
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3).isnan().all()
+        filled = measured()
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    for one, other in zip(plain, filled, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def statistics_of(means: Rows) -> Statistics:
@@ -112,7 +146,7 @@ def test_patches_from_extreme_magnitudes_are_finite_and_positive(
 
 
 def test_a_stream_of_zeros_is_refused() -> None:
-    with pytest.raises(LpstepsError, match="sample 0: the stream is silent in front"):
+    with pytest.raises(LpstepsError, match="sample 0: the stream is zero in all channels"):
         built(channel_scale, np.zeros((2, 2, CHANNELS)))
 
 
