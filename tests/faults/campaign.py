@@ -93,8 +93,11 @@ def main() -> int:
                 return 1
         else:
             shutil.copytree(arguments.project, project, symlinks=True)
+        # Faults of jobs leave files with times in the future, which stop a whole run by themselves.
+        for_jobs = folder / "for-jobs"
+        shutil.copytree(project, for_jobs, symlinks=True)
         outcomes = []
-        for outcome in job_faults(project, arguments):
+        for outcome in job_faults(for_jobs, arguments):
             _show(outcome)
             outcomes.append(outcome)
         if not arguments.sample:
