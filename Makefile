@@ -35,7 +35,7 @@ test-faults: $(INSTALLED)
 audit-dependencies: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit bandit
 	$(BIN)/pip-audit --requirement requirements.lock --no-deps --disable-pip
-	$(BIN)/bandit --quiet --recursive lpsteps --severity-level medium
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive lpsteps --severity-level medium
 
 # Scores of the dense model beside those of lm-eval's own command line, question by question, and
 # perplexities beside plain transformers, on the files in DATA_ROOT. NAME=LIMIT takes a part.

@@ -46,7 +46,8 @@ def read_yaml_file(path: Path) -> Any:
         LpstepsError: The file is missing, is not YAML, or holds a key twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        # The loader is a safe one that is stricter still.
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # nosec B506
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise LpstepsError(f"{path}: cannot be read ({reason}); name a readable file") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import pickle
@@ -214,3 +215,19 @@ def test_code_of_a_model_runs_only_where_its_entry_says_so(monkeypatch: pytest.M
             spec = jobs.fetch_model_spec(config, name)
             assert spec["trust_remote_code"] is (name in trusting)
     assert "llama-2-7b" not in trusting
+
+
+def test_models_are_loaded_from_local_folders_alone() -> None:
+    calls = [
+        (path, call)
+        for path in (Path(__file__).parents[2] / "lpsteps").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "from_pretrained"
+    ]
+    assert len(calls) >= 5
+    for path, call in calls:
+        # `**source` of the conversion from GGUF holds it as well.
+        names = {keyword.arg for keyword in call.keywords}
+        assert names & {"local_files_only", None}, f"{path}: line {call.lineno}"
