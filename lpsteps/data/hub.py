@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lpsteps.artifacts import sha256_file
 from lpsteps.data.extract import select_columns
 from lpsteps.errors import LpstepsError
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _DATA_REMEDY = "set data_root to a folder with local files"
 _MODEL_REMEDY = "put the model's folder below model_root"
+
+_SHA256_LENGTH = 64
 
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
 
@@ -85,7 +89,8 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
         with_code: Also fetch the Python files that some models bring along.
 
     Raises:
-        LpstepsError: The Hub cannot be reached or refuses, or holds no safetensors weights.
+        LpstepsError: The Hub cannot be reached or refuses, delivers a file that is not that of the
+            commit, or holds no safetensors weights.
     """
     import shutil
 
@@ -104,6 +109,14 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
             allow_patterns=patterns,
             ignore_patterns=["*/*"],
         )
+        announced = announced_digests(repo, revision)
+    for name, digest in announced.items():
+        path = folder / name
+        if path.is_file() and digest != _digest(path, len(digest)):
+            raise LpstepsError(
+                f"{repo} at {revision[:12]}: {name}: is not the file that this commit has; run the "
+                f"same command again, or {_MODEL_REMEDY}"
+            )
     if not any(folder.glob("*.safetensors")):
         raise LpstepsError(
             f"{repo} at {revision[:12]}: no *.safetensors there, and pickled weights could run "
@@ -111,6 +124,32 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
         )
     # What the download keeps to resume itself is no part of the model.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def announced_digests(repo: str, revision: str) -> dict[str, str]:
+    """Return the digests by which a commit of a model names the files of its top folder.
+
+    The Hub's client checks sizes alone.
+
+    Returns:
+        By file name the SHA-256 of a large file, or git's SHA-1 of a small one, in hexadecimal.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    return {
+        entry.path: entry.blob_id if entry.lfs is None else entry.lfs.sha256
+        for entry in HfApi().list_repo_tree(repo, revision=revision)
+        if isinstance(entry, RepoFile)
+    }
+
+
+def _digest(path: Path, length: int) -> str:
+    """Return the digest of a file, SHA-256 or git's SHA-1 by its length in hexadecimal digits."""
+    if length == _SHA256_LENGTH:
+        return sha256_file(path)
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 @cache

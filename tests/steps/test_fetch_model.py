@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_tokenizer import train_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lpsteps.artifacts import read_json, verify_file_manifest
+from lpsteps.data import hub
 from lpsteps.steps import fetch_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -72,6 +74,44 @@ def test_a_local_folder_is_taken_over(
     assert (source / "model.safetensors").is_file()
 
 
+def git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture
+def announced(source: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the Hub says of the files of the commit: right, until a test changes it."""
+    weights = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
+    config = git_digest((source / "config.json").read_bytes())
+    digests = {"model.safetensors": weights, "config.json": config, "README.md": "0" * 40}
+    monkeypatch.setattr(hub, "announced_digests", lambda repo, revision: digests)
+    return digests
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_of_another_commit_is_refused(
+    name: str,
+    tmp_path: Path,
+    source: Path,
+    expected: dict[str, int],
+    announced: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(source / file, settings["local_dir"])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    announced[name] = announced[name][:-1] + ("0" if announced[name][-1] != "0" else "1")
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    assert _run(tmp_path, origin, expected) == 1
+    output = capsys.readouterr().err
+    assert f"owner/tiny at 0123456789ab: {name}: is not the file that this commit has" in output
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+@pytest.mark.usefixtures("announced")
 def test_the_hub_is_asked_for_the_pinned_commit_and_no_pickles(
     tmp_path: Path, source: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +173,7 @@ def test_a_full_disk_is_not_the_hubs_fault(
     assert "Hub" not in output
 
 
+@pytest.mark.usefixtures("announced")
 def test_pickled_weights_of_the_hub_are_refused(
     tmp_path: Path,
     source: Path,
