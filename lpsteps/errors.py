@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the first line of what an exception says, or its type where it says nothing."""
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and error.args:
         return f"no {error}"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

@@ -212,11 +212,12 @@ class Statistics:
         metadata = {
             key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
         }
-        if (
-            any(key not in metadata for key in _METADATA_KEYS)
-            or not set(table.column_names) >= _COLUMNS
-        ):
-            raise LpstepsError(f"{path}: not a statistics file; delete it to rebuild it")
+        lacking = [key for key in _METADATA_KEYS if key not in metadata]
+        lacking += sorted(_COLUMNS - set(table.column_names))
+        if lacking:
+            raise LpstepsError(
+                f"{path}: not a statistics file: lacks {lacking[0]}; delete it to rebuild it"
+            )
         boundaries = int(metadata["n_layers"]) + 1
         hidden_size = int(metadata["hidden_size"])
         sample = table["sample"].to_numpy()

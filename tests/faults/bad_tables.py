@@ -119,7 +119,7 @@ CASES = [
         "a benchmark of two kinds of tasks", "tasks", {"copa": "x"}, "either `task` or `tasks`"
     ),
     _in_benchmark("a mistyped key of a benchmark", "shot", 0, "did you mean 'shots'?"),
-    _file("a benchmark that is a list", COPA, b"- 1\n", read_copa, "protocol: None", "allowed:"),
+    _file("a benchmark that is a list", COPA, b"- 1\n", read_copa, "expected a mapping"),
     _file("a benchmark that is not UTF-8", COPA, b"\xff", read_copa, "not UTF-8 text"),
     _printed("printed numbers without a header", "table,", "tabel,", "line 1: the columns must be"),
     _printed("a printed line with a cell too many", "5.47", "5,47", "line 2", "expected 14 cells"),
