@@ -269,10 +269,8 @@ def store_targets(arguments: argparse.Namespace, folder: Path) -> Path:
     """
     manifest = folder / "teacher" / "manifest.json"
     compute = folder / "compute.json"
-    write_json(
-        compute,
-        {**read_json(arguments.compute), **({"dtype": arguments.dtype} if arguments.dtype else {})},
-    )
+    facts = read_json(arguments.compute)
+    write_json(compute, facts | {"dtype": arguments.dtype or facts["dtype"]})
     spec = {
         "settings": {"top_k": arguments.top_k, "windows": arguments.count},
         "fit": [arguments.count],

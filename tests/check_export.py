@@ -1,9 +1,9 @@
 """Compare an export of a real model with the report: `make check-export`.
 
 In a copy of the checkout, which shares its data and models, the variant is computed in float32 and
-exported, as a user does it. Its questions are then scored by
-lm-eval's own command line, and must agree document by document; its perplexities by a few lines of
-plain transformers on the same windows, and must agree in every printed digit.
+exported, as a user does it. Its questions are then scored by lm-eval's own command line, and must
+agree document by document; its perplexities by a few lines of plain transformers on the same windows,
+and must agree in every printed digit.
 
     python -m tests.check_export --model smollm2-135m llm-streamline/n5/linearpatch
 """
@@ -19,19 +19,22 @@ import tempfile
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from transformers import AutoModelForCausalLM
 
 from lpsteps.artifacts import read_json
 from lpsteps.config import Config, load_config, read_config
 from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.benchmark import PerplexityBenchmark
-from tests.check_harness import ROOT, differing_rows, harness_outcomes, splits_of
+from tests.check_harness import (
+    ROOT,
+    differing_rows,
+    harness_outcomes,
+    perplexity_of_windows,
+    splits_of,
+)
 
 DEFAULT = Path("config/config.yaml")
 
@@ -67,19 +70,6 @@ def local_copy(config: Config, names: Sequence[str], folder: Path) -> Config:
     return load_config(profile | {"data_root": str(folder)}, ["check"], Path())
 
 
-@torch.inference_mode()
-def plain_perplexity(folder: Path, windows: np.ndarray[Any, Any], *, trusted: bool) -> float:
-    """Perplexity of an export by transformers alone: exp of the mean loss of the windows."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=trusted
-    ).eval()
-    losses = []
-    for window in torch.from_numpy(windows):
-        logits = model(window[None]).logits[0, :-1].double()
-        losses.append(torch.nn.functional.cross_entropy(logits, window[1:]).item())
-    return math.exp(math.fsum(losses) / len(losses))
-
-
 def check(model: str, variant: str, cores: str, work: Path) -> list[str]:
     """Export a variant and score it anew.
 
@@ -113,11 +103,12 @@ def check(model: str, variant: str, cores: str, work: Path) -> list[str]:
             print(line)
             if rows or not math.isclose(score["value"], means[name], rel_tol=1e-12):
                 differing.append(line)
-    for name in scores.keys() - questions.keys():
+    for name in sorted(scores.keys() - questions.keys()):
         benchmark, score = config.benchmarks[name], scores[name]
         assert isinstance(benchmark, PerplexityBenchmark)
         path = Path(f"results/{model}/windows/{benchmark.corpus}/{benchmark.split}.parquet")
-        plain = plain_perplexity(away, first_windows(path, score["n"]), trusted=trusted)
+        windows = torch.from_numpy(first_windows(path, score["n"]))
+        plain = perplexity_of_windows(away, windows, trusted=trusted)
         line = f"{variant}: {name}: n={score['n']} report {score['value']:.6f} plain {plain:.6f}"
         print(line)
         if f"{score['value']:.2f}" != f"{plain:.2f}":

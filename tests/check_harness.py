@@ -266,16 +266,26 @@ def differing_rows(score: Mapping[str, Any], outcomes: Mapping[int, int]) -> lis
 def plain_perplexity(
     folder: Path, texts: Sequence[str], *, separator: str, length: int, count: int | None, bos: bool
 ) -> float:
-    """Perplexity by transformers alone: exp of the mean loss of its windows."""
+    """Perplexity of consecutive windows of a text by transformers alone."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = tokenizer(separator.join(texts), add_special_tokens=False)["input_ids"]
     if bos:
         ids = [tokenizer.bos_token_id, *ids]
     windows = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)[:count]
+    return perplexity_of_windows(folder, windows)
+
+
+def perplexity_of_windows(folder: Path, windows: Any, *, trusted: bool = False) -> float:
+    """Exp of the mean loss of windows, int64 `[windows, length]`, by transformers alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=trusted
+    ).eval()
     with torch.inference_mode():
         losses = []
         for window in windows:
