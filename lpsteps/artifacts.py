@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -106,19 +106,23 @@ def write_parquet(path: Path, table: pa.Table, row_group_size: int | None = None
     flush_to_disk(path)
 
 
-def read_parquet(
-    path: Path, columns: list[str] | None = None, filters: Any | None = None
-) -> pa.Table:
-    """Read a Parquet file, or the part of it that ``columns`` and ``filters`` name.
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or the columns of it that are named, in that order.
 
     Raises:
-        LpstepsError: The file is missing or is not Parquet.
+        LpstepsError: The file is missing, is not Parquet, or lacks a column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+        # Arrow's threads wait for ever where memory does not suffice to start them.
+        with pq.ParquetFile(path) as file:
+            for column in columns or ():
+                if column not in file.schema_arrow.names:
+                    raise LpstepsError(f"{path}: no column '{column}'; delete it to rebuild it")
+            table = file.read(columns=columns, use_threads=False)
+        return table if columns is None else table.select(columns)
     except OSError as error:
         raise LpstepsError(f"{path}: cannot be read ({error})") from error
     except pa.ArrowException as error:

@@ -297,7 +297,10 @@ _REMEDIES = {
 }
 """What to do about troubles of the machine, by their error number."""
 
-_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc")
+_NO_MEMORY = re.compile(
+    r"ca(n't|nnot) allocate memory|not enough memory|out of memory|bad_alloc", re.I
+)
+_NO_THREAD = re.compile(r"can't start new thread")
 
 
 def _summary(error: Exception) -> str:
@@ -305,6 +308,11 @@ def _summary(error: Exception) -> str:
     again = "then run the same command again"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return f"not enough memory; end other programs or take a larger machine, {again}"
+    if _NO_THREAD.search(str(error)):
+        return (
+            "no further thread could be started, for want of memory or because of a limit "
+            f"(ulimit -u); end other programs, {again}"
+        )
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         file = f"{error.filename}: " if error.filename else ""
         return printable(f"{file}{_REMEDIES[error.errno]}, {again}")

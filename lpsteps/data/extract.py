@@ -116,7 +116,8 @@ def read_arrow(path: Path) -> pa.Table:
 
 def read_parquet(path: Path) -> pa.Table:
     """Read a Parquet file."""
-    return pq.read_table(path, partitioning=None)
+    with pq.ParquetFile(path) as file:
+        return file.read(use_threads=False)
 
 
 def read_jsonl(path: Path) -> pa.Table:

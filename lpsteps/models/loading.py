@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from lpsteps.address_space import require_address_space
 from lpsteps.artifacts import read_json
 from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, first_line, nearest
@@ -52,8 +53,9 @@ def configure_torch() -> int:
         The number of threads.
 
     Raises:
-        LpstepsError: `LPSTEPS_THREADS` is not a positive integer.
+        LpstepsError: `LPSTEPS_THREADS` is not a positive integer, or no memory is left.
     """
+    require_address_space()
     text = os.environ.get(THREADS_VARIABLE, "")
     if text and not (text.isdecimal() and int(text) > 0):
         raise LpstepsError(f"{THREADS_VARIABLE}: {text}: must be a positive integer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lpsteps.address_space import require_address_space
 from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, first_line
 
@@ -16,8 +17,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder; its code runs where the manifest says it is trusted.
 
     Raises:
-        LpstepsError: The folder does not hold one.
+        LpstepsError: The folder does not hold one, or no memory is left.
     """
+    require_address_space()
     from transformers import AutoTokenizer
 
     try:

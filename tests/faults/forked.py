@@ -32,11 +32,13 @@ class Run:
         status: Exit status, or minus the number of the signal that ended it.
         output: What it printed.
         seconds: How long it took.
+        hung: Whether it was killed because it did not end.
     """
 
     status: int
     output: str
     seconds: float
+    hung: bool
 
     @property
     def told(self) -> bool:
@@ -77,9 +79,8 @@ def run_job(
     status, output = _wait(child, printed, LONGEST if kill_after is None else kill_after)
     os.close(printed)
     seconds = time.monotonic() - began
-    if status == -signal.SIGKILL and kill_after is None and seconds >= LONGEST:
-        output += f"hung for {LONGEST:.0f} seconds\n"
-    return Run(status, output, seconds)
+    hung = status == -signal.SIGKILL and kill_after is None and seconds >= LONGEST
+    return Run(status, output, seconds, hung)
 
 
 def _work(

@@ -13,6 +13,9 @@ from lpsteps.provenance import SEAL, record_path, seal
 
 Ending = Literal["finished", "continued", "told", "withheld", "not tried", "wrong"]
 
+_ABORTED = "cannot allocate memory for thread-local data: ABORT\n"
+"""Last words of the C library when it ends a process by itself."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -128,7 +131,7 @@ def judge(fault: str, job: dict[str, Any], run: Run, sandbox: Sandbox) -> Outcom
     problems = _problems(job, run, sandbox)
     if run.status == 0:
         ending: Ending = "finished"
-    elif run.status < 0:
+    elif run.status < 0 or run.output.endswith(_ABORTED):
         ending = "continued"
     else:
         ending = "told"
@@ -151,6 +154,8 @@ def judge(fault: str, job: dict[str, Any], run: Run, sandbox: Sandbox) -> Outcom
 def _problems(job: dict[str, Any], run: Run, sandbox: Sandbox) -> list[str]:
     problems = [f"{name} is false" for name in sandbox.false_outputs(job)]
     problems += [f"{name} was lost" for name in sandbox.other_results_changed(job)]
+    if run.hung:
+        problems.append(f"had not ended after {run.seconds:.0f} seconds")
     if "Traceback" in run.output:
         problems.append(f"printed a traceback: {run.output[-400:]!r}")
     if run.status == 0:

@@ -7,13 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 RULES = "fetch_data,choose_layers,build_patch"
 
 
-@pytest.mark.slow
 def test_disturbed_jobs_give_the_right_bytes_or_tell(finished: Path, tmp_path: Path) -> None:
     """In a process of its own, because its children are forked from it."""
     outcomes = tmp_path / "outcomes.json"

@@ -41,6 +41,10 @@ def test_parquet_bytes_are_stable_and_damage_is_named(tmp_path):
     artifacts.write_parquet(second, pa.table(table.to_pydict()))
     assert first.read_bytes() == second.read_bytes()
     assert artifacts.read_parquet(first).equals(table)
+    names = table.column_names[::-1]
+    assert artifacts.read_parquet(first, names).equals(table.select(names))
+    with pytest.raises(LpstepsError, match=r"1\.parquet: no column 'none'"):
+        artifacts.read_parquet(first, ["none"])
     first.write_bytes(first.read_bytes()[:-20])
     with pytest.raises(LpstepsError, match=r"1\.parquet: not a valid Parquet file"):
         artifacts.read_parquet(first)
