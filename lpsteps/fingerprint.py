@@ -15,6 +15,7 @@ import functools
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 from lpsteps.errors import LpstepsError
@@ -23,6 +24,11 @@ from lpsteps.errors import LpstepsError
 PACKAGE = Path(__file__).resolve().parent.name
 ROOT = Path(__file__).resolve().parent.parent
 _DIGEST_LENGTH = 16
+# The packages whose code results come from, as the lock file calls them.
+_COMPUTING = frozenset(
+    "datasets Jinja2 lm_eval numpy pandas peft pyarrow safetensors scipy tokenizers torch "
+    "torch-pruning transformers".split()
+)
 # Where a node of the parse tree holds statements: blocks, and what itself consists of blocks.
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
@@ -39,6 +45,8 @@ def module_path(module: str) -> Path | None:
 def source_digest(source: str) -> str:
     """Return a short digest of Python source that ignores comments, docstrings and formatting.
 
+    Strings that stand for themselves after an attribute are docstrings, too.
+
     Raises:
         SyntaxError: The source does not parse.
     """
@@ -47,13 +55,22 @@ def source_digest(source: str) -> str:
 
 def _tree_digest(tree: ast.Module) -> str:
     """Return the digest of parsed source, whose docstrings are removed."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in _statements(tree):
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+        for name in _BLOCKS:
+            if hasattr(node, name):
+                kept = [child for child in getattr(node, name) if not _is_docstring(child)]
+                setattr(node, name, kept)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     text = f"{version}\n{ast.dump(tree, annotate_fields=False)}"
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _is_type_checking(test: ast.expr) -> bool:
@@ -143,6 +160,8 @@ def closure(modules: Iterable[str]) -> dict[str, str]:
 def environment_digest(lock_file: Path) -> str:
     """Return a digest of the pinned requirements, without comments and blank lines.
 
+    Where another version of a package that results come from is installed, it counts as well.
+
     Raises:
         LpstepsError: The lock file is missing.
     """
@@ -152,8 +171,24 @@ def environment_digest(lock_file: Path) -> str:
         raise LpstepsError(
             f"{lock_file}: missing; it pins the environment of every result"
         ) from error
-    pins = sorted(line.split("#")[0].strip() for line in lines)
-    return hashlib.sha256("\n".join(filter(None, pins)).encode()).hexdigest()[:_DIGEST_LENGTH]
+    pins = sorted(filter(None, (line.split("#")[0].strip() for line in lines)))
+    text = "\n".join([*pins, *_installed_otherwise(pins)])
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _installed_otherwise(pins: Iterable[str]) -> Iterator[str]:
+    """Yield `name: version` of packages of which another version is installed than is pinned."""
+    for pin in pins:
+        name, _, pinned = pin.partition("==")
+        if name not in _COMPUTING:
+            continue
+        try:
+            # Builds of one version, for a processor or for some CUDA, differ in what follows "+".
+            installed = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+        if installed != pinned:
+            yield f"{name}: {installed}"
 
 
 def main(arguments: list[str]) -> int:

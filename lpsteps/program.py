@@ -77,6 +77,7 @@ class StepRun:
         self._folders: dict[Path, Path] = {}
         self._records: dict[Path, Path] = {}
         self._notes: dict[str, Any] = {}
+        self._code = self._code_digests()
         self._afterwards: list[Callable[[], None]] = []
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
@@ -156,7 +157,7 @@ class StepRun:
                 "rule": self.rule,
                 "module": self.module,
                 "spec": self.spec,
-                "code": fingerprint.closure([self.module, *self.spec.get("modules", [])]),
+                "code": self._code,
                 "environment": fingerprint.environment_digest(lock) if lock.is_file() else None,
                 "git": provenance.git_state(fingerprint.ROOT),
                 "inputs": [
@@ -182,6 +183,21 @@ class StepRun:
             }
         )
 
+    def _code_digests(self) -> dict[str, str]:
+        """Return the digests of the files of all modules that the step may import, as they are."""
+        modules = self.spec.get("modules")
+        named = modules if isinstance(modules, list) else []
+        return fingerprint.closure([self.module, *named])
+
+    def _check_code_unchanged(self) -> None:
+        """Check that the record can name the code that ran: modules are imported when needed."""
+        now = self._code_digests()
+        for module in sorted(self._code.keys() | now.keys()):
+            if self._code.get(module) != now.get(module):
+                raise LpstepsError(
+                    f"{module}: its code changed while {self.rule} ran; run the command again"
+                )
+
     def _check_inputs_unchanged(self) -> None:
         for path, (_, before) in self._inputs.items():
             after = path.stat() if path.exists() else None
@@ -197,9 +213,11 @@ class StepRun:
         """Write the records, then give every output its final name.
 
         Raises:
-            LpstepsError: An input changed meanwhile, or a registered output was not written.
+            LpstepsError: An input or the code changed meanwhile, or a registered output was not
+                written.
         """
         self._check_inputs_unchanged()
+        self._check_code_unchanged()
         outputs = dict(self._outputs)
         for folder, temporary in self._folders.items():
             for file in sorted(temporary.rglob("*")):
@@ -361,7 +379,8 @@ def run_step(
 
     Returns:
         0, 1 after an error (one line on standard error, details in the log), or 130 when
-        interrupted. In the last two cases no output was touched.
+        interrupted. In the last two cases no output was touched, unless the interruption came
+        while they got their names: then the next run begins anew.
     """
     if argv is None:
         _collect_garbage_rarely()

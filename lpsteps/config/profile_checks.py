@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from lpsteps.config.availability import unavailable, unavailable_calibration, unavailable_split
 from lpsteps.config.definition_checks import require, shared_text
-from lpsteps.config.definitions import DistilledRecovery, TrainingText
+from lpsteps.config.definitions import DistilledRecovery, TextSource
 from lpsteps.config.profile import Config
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.benchmark import PerplexityBenchmark
@@ -55,7 +56,9 @@ def _check_training_text(config: Config) -> None:
             f"{where}: {profile.training_text}: windows of several lengths, {found}; set "
             "window_length or the corpora's `length` so that they agree"
         )
-    _check_text_is_not_scored(config, f"{where}: {profile.training_text}", text)
+    _check_text_is_not_scored(
+        config, f"{where}: {profile.training_text}", (*text.fit, *text.heldout)
+    )
     for name, (table, distillation) in trained.items():
         lacking = config.lacking_text(distillation)
         if lacking is not None:
@@ -65,19 +68,19 @@ def _check_training_text(config: Config) -> None:
             )
 
 
-def _check_text_is_not_scored(config: Config, where: str, text: TrainingText) -> None:
+def _check_text_is_not_scored(config: Config, where: str, sources: Iterable[TextSource]) -> None:
     corpora = config.definitions.corpora
     scored = [name for suite in config.profile.suites.values() for name in suite.benchmarks]
     for name in scored:
         benchmark = config.benchmarks[name]
         if not isinstance(benchmark, PerplexityBenchmark) or benchmark.corpus not in corpora:
             continue
-        for part in (*text.fit, *text.heldout):
+        for part in sources:
             overlap = shared_text(config.definitions, part, benchmark.corpus, benchmark.split)
             if overlap is not None:
                 raise LpstepsError(
-                    f"{where}: {part.corpus}: {overlap} is scored by benchmark '{name}'; train "
-                    "and choose on other text"
+                    f"{where}: {part.corpus}: {overlap} is scored by benchmark '{name}'; use "
+                    "other text"
                 )
 
 
@@ -124,6 +127,12 @@ def check_profile(config: Config) -> None:
     reason = unavailable_calibration(config, profile.calibration, with_path=True)
     if reason is not None:
         raise LpstepsError(f"{where}: {profile.calibration}: {reason}")
+    queries = [query for table in config.tables.values() for query in table.queries() if query]
+    named = {query.calibration or profile.calibration for query in queries} | {profile.calibration}
+    for name in sorted(named & definitions.calibrations.keys()):
+        text = definitions.calibrations[name]
+        source_text = TextSource(corpus=text.corpus, split=text.split, windows=text.windows)
+        _check_text_is_not_scored(config, definitions.place("calibrations", name), [source_text])
     _check_training_text(config)
     for table, definition in config.tables.items():
         for query in filter(None, definition.queries()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from lpsteps.errors import LpstepsError, nearest
 
@@ -49,8 +50,11 @@ def partition_rows(
         # Every row counts for at least one character, so that empty rows have a place as well.
         length_of[group] = length_of.get(group, 0) + max(length, 1)
     total = sum(length_of.values())
-    start = total * sum(share for name, share in shares.items() if name < partition)
-    end = start + total * shares[partition]
+    # One number for the end of a partition and the start of the next, or rounding would part them.
+    names = sorted(shares)
+    ends = dict(zip(names, accumulate(shares[name] for name in names), strict=True))
+    start = total * max((ends[name] for name in shares if name < partition), default=0.0)
+    end = total * ends[partition]
     chosen: set[str] = set()
     position = 0
     for group in sorted(length_of, key=lambda group: _order_key(seed, group)):

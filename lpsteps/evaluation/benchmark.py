@@ -17,18 +17,13 @@ BENCHMARK_FOLDER = Path(__file__).parent / "benchmarks"
 
 
 class _Display(BaseModel):
-    """What the tables say about a benchmark; no score depends on it.
+    """What is said about a benchmark; no score depends on it.
 
     Attributes:
-        title: Column head in the tables.
-        higher_is_better: Which way is up.
-        paper_column: Key of this benchmark among the published numbers; None when the paper has
-            it not.
+        title: Name in the model card of an export, and wherever no table says another one.
     """
 
     title: str
-    higher_is_better: bool
-    paper_column: str | None = None
 
     def scoring(self) -> dict[str, Any]:
         """The part that scores depend on, as plain data: a new title rescores nothing."""

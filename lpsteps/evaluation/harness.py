@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -176,15 +177,23 @@ def rows_by_task(benchmark: HarnessSettings, table: pa.Table, source: Path) -> d
 
 
 def limited_rows(rows: Mapping[str, Sequence[int]], limit: int | None) -> dict[str, list[int]]:
-    """Keep `limit` rows, taken from the tasks in turn: the first of each, the second of each...
+    """Keep `limit` rows: as many of each task, spread evenly over it.
 
-    So a limited score stands on all tasks alike, whatever their sizes. A task that has no rows left
-    is passed over; one that gets none is left out.
+    So a limited score stands on all tasks alike, whatever their sizes, and on all of a file whose
+    rows are ordered, by their sources for instance. A task with fewer rows gives all that it has;
+    where the limit does not divide, the first tasks give one more; one that gives none is left out.
     """
-    turns = chain.from_iterable(zip_longest(*rows.values()))
-    kept = set(islice((row for row in turns if row is not None), limit))
-    shares = {task: [row for row in own if row in kept] for task, own in rows.items()}
-    return {task: share for task, share in shares.items() if share}
+    if limit is None:
+        return {task: list(own) for task, own in rows.items()}
+    turns = chain.from_iterable(zip_longest(*([task] * len(own) for task, own in rows.items())))
+    shares = Counter(islice((task for task in turns if task is not None), limit))
+    return {
+        task: [
+            own[(2 * place + 1) * len(own) // (2 * shares[task])] for place in range(shares[task])
+        ]
+        for task, own in rows.items()
+        if shares[task]
+    }
 
 
 def load_tasks(
@@ -300,12 +309,13 @@ def _task_settings(benchmark: HarnessSettings, tasks: Mapping[str, LocalTask]) -
     version = agreed.pop() if len(agreed) == 1 else versions
     if benchmark.task is not None:
         return {
+            "limit_order": "rows spread evenly over the split",
             "task": benchmark.task,
             "task_version": version,
             "template_sha256": _hash(templates[benchmark.task]),
         }
     return {
-        "limit_order": f"rows in turn from each {benchmark.task_column}",
+        "limit_order": f"as many rows of each {benchmark.task_column}, spread evenly over it",
         "tasks": list(tasks),
         "task_version": version,
         "template_sha256": _hash(templates),

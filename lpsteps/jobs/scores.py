@@ -28,8 +28,11 @@ def evaluate_spec(config: Config, model: str, lineage: str, suite: str) -> dict[
         "variant": lineage,
         "benchmarks": {name: config.benchmarks[name].scoring() for name in entry.benchmarks},
         "batch_tokens": config.profile.batch_tokens,
-        "seed": config.profile.seed,
     }
     if entry.protocol == "perplexity":
         return {**spec, "windows": entry.benchmarks}
+    settings = [config.benchmarks[name] for name in entry.benchmarks]
+    # It draws the examples of tasks that show some, and nothing else.
+    if any(isinstance(one, HarnessBenchmark) and one.shots for one in settings):
+        spec["seed"] = config.profile.seed
     return {**spec, "limits": entry.benchmarks, "add_bos": config.definitions.models[model].add_bos}

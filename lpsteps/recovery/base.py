@@ -172,8 +172,8 @@ def channel_ratios(
 
     For each sample, the mean absolute activation of a channel in front of layer ``end`` over that
     in front of layer ``start`` (LinearPatch, section 3). The released code averages these ratios
-    over the samples; the paper's wording also allows the ratio of the averages, in which every
-    sample counts the same. A channel that is silent on both sides keeps the ratio 1.
+    over the samples, in which every sample counts the same; the paper's wording also allows the
+    ratio of the averages. A channel that is silent on both sides keeps the ratio 1.
 
     Args:
         statistics: Mean absolute activations of the dense model.

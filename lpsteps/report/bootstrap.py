@@ -18,6 +18,10 @@ RESAMPLES = 5_000
 SEED = 0
 LEVEL = 0.95
 
+# With fewer windows, resampling them says too little about other windows: a test by the signs of
+# five differences cannot reach the level of 5 % at all.
+FEWEST_WINDOWS = 6
+
 # Bounds are kept to this many decimals. A resampled bound means far fewer digits, and the last ones
 # of a sum depend on the processor: the tables are to be the same bytes everywhere.
 DECIMALS = 6

@@ -397,6 +397,8 @@ class TableDefinition(FileDefinition):
                 raise ValueError(f"column '{column.id}': pruned / dense needs a dense row")
             if column.kind == "share_closed":
                 self._check_share(column)
+            else:
+                self._check_units(column)
         self._check_glance()
         if self.reference_row is not None:
             self._require_pruned("reference_row", self.reference_row)
@@ -430,6 +432,15 @@ class TableDefinition(FileDefinition):
                 raise ValueError(f"glance: '{name}': bars need percent or perplexity")
         if self.glance and self.dense_row is None:
             raise ValueError("glance: bars stand beside that of the dense model; add its row")
+
+    def _check_units(self, column: Column) -> None:
+        expected = "percent" if column.kind == "retained" else column.unit
+        for name in column.of:
+            if self.column(name).unit != expected:
+                raise ValueError(
+                    f"column '{column.id}': of: '{name}' is in {self.column(name).unit}, but "
+                    f"{column.kind} needs {expected}"
+                )
 
     def _check_share(self, column: Column) -> None:
         if self.dense_row is None or self.reference_row is None:

@@ -44,7 +44,8 @@ class BarView:
 class GlanceView:
     """One column of one model at one number of removed layers.
 
-    `limited` says whether some of its numbers rest on a part of the documents.
+    `limited` says whether some of its numbers rest on a part of the documents, `caption` what the
+    rows of the table are.
     """
 
     model: str
@@ -54,6 +55,7 @@ class GlanceView:
     limited: bool
     table: str
     table_name: str
+    caption: str
     bars: tuple[BarView, ...]
 
 
@@ -93,6 +95,7 @@ def glance_views(payload: Mapping[str, Any]) -> list[GlanceView]:
                             table_name=f"table {table['number']}"
                             if table["number"] is not None
                             else table["title"],
+                            caption=table["caption"],
                             bars=bars,
                         )
                     )
@@ -108,7 +111,7 @@ def _bars(rows: Sequence[Mapping[str, Any]], index: int, cells: Cells) -> tuple[
     shown = [(row, cell) for row, cell in found if cell["status"] == "measured"]
     errors = [cell["stderr"] or 0.0 for _, cell in shown]
     ends = [cell["value"] + error for (_, cell), error in zip(shown, errors, strict=True)]
-    longest = max(ends, default=1.0)
+    longest = max(ends, default=0.0) or 1.0
 
     def percent(length: float) -> float:
         return round(100 * length / longest, 1)

@@ -159,10 +159,12 @@ class RowEvidence:
         layers = self.removed(row, model, n)
         if layers is None:
             return None
-        repair = (row.recovery, row.calibration)
+
+        def repair(of: Row) -> tuple[str, str]:
+            return of.recovery, of.calibration or self.spec.calibration
+
         for other in rows[: rows.index(row)]:
-            alike = (other.recovery, other.calibration) == repair
-            if alike and self.removed(other, model, n) == layers:
+            if repair(other) == repair(row) and self.removed(other, model, n) == layers:
                 return other
         return None
 

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lpsteps.report.aggregates import Estimate, mean, share_closed
-from lpsteps.report.bootstrap import Values, interval, resampled_means, shares_closed
+from lpsteps.report.bootstrap import (
+    FEWEST_WINDOWS,
+    Values,
+    interval,
+    resampled_means,
+    shares_closed,
+)
 from lpsteps.report.evidence import Score
 
 Scores = Sequence[Score]
@@ -57,8 +63,8 @@ def measure_share(
 ) -> Share:
     """Measure the share closed by one repair, and its differences from others.
 
-    All intervals come from the same resamples of the windows. There is none when a corpus has one
-    window, or when the gap vanishes in some resample.
+    All intervals come from the same resamples of the windows. There is none when a corpus has
+    fewer than `FEWEST_WINDOWS` windows, or when the gap vanishes in some resample.
 
     Args:
         dense: Perplexities of the dense model, one per corpus.
@@ -73,7 +79,7 @@ def measure_share(
         ]
     )
     resampled = [shares_closed(means[0], means[1], model) for model in means[2:]]
-    varied = min(score.n for score in dense) > 1
+    varied = min(score.n for score in dense) >= FEWEST_WINDOWS
     closed, *shares = [_share(dense, pruned, scores) for scores in (repaired, *others.values())]
     differences = {}
     for index, (name, scores) in enumerate(others.items()):

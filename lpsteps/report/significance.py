@@ -22,27 +22,25 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
-from lpsteps.report.bootstrap import RESAMPLES, SEED, Values, draws, interval
+from lpsteps.report.bootstrap import FEWEST_WINDOWS, RESAMPLES, SEED, Values, draws, interval
 from lpsteps.report.evidence import Score
 from lpsteps.report.formats import format_interval
 
 LEVEL = 0.05
 
-# With fewer windows, resampling them says too little about other windows: a test by the signs of
-# five differences cannot reach the level at all.
-FEWEST_WINDOWS = 6
-
 # Resampled differences up to here are zero: what is left of a sum that cancels on paper.
 _ZERO = 1e-9
 
 Test = Literal["mcnemar", "bootstrap"]
+Correction = Callable[[Sequence[float]], tuple[int, list[float]]]
+"""The size of the family and the corrected p-values."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +120,32 @@ def bootstrap_p(differences: Values) -> float:
     return min(1.0, 2 * (1 + int(min(below, above))) / (1 + len(differences)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values corrected for their number by Holm's method, in the same order."""
+def holm(p_values: Sequence[float]) -> tuple[int, list[float]]:
+    """Correct p-values for their number by Holm's method.
+
+    Returns:
+        Their number, and the corrected ones in the same order.
+    """
     count = len(p_values)
     adjusted = [1.0] * count
     least = 0.0
     for rank, index in enumerate(sorted(range(count), key=p_values.__getitem__)):
         least = max(least, min(1.0, (count - rank) * p_values[index]))
         adjusted[index] = least
-    return adjusted
+    return count, adjusted
+
+
+def all_pairs(p_values: Sequence[float]) -> tuple[int, list[float]]:
+    """Correct the p-values of the best of some rows beside each other one.
+
+    Which row is the best is known from the same samples. That of all pairs of rows none differs by
+    chance (Bonferroni) holds for whichever pairs are then looked at.
+
+    Returns:
+        The number of pairs of rows, and the corrected p-values in the same order.
+    """
+    pairs = len(p_values) * (len(p_values) + 1) // 2
+    return pairs, [min(1.0, pairs * p) for p in p_values]
 
 
 def resampled_differences(
@@ -276,8 +291,10 @@ def compare_column(
         higher_is_better: Which end is the best; of equal numbers it is the first row.
 
     Returns:
-        By row, the findings beside the best row, and beside the row without repair. Each set is
-        corrected for its size, in which rows with the same samples of the same model count once.
+        By row, the findings beside the best row, and beside the row without repair. The former are
+        corrected for all pairs of rows, because the data chose one of each pair; the latter, whose
+        pairs are known beforehand, for their own number. Rows with the same samples of the same
+        model count once.
     """
     taking_part = {name: entry for name, entry in entries.items() if name in contenders}
     best: dict[str, Finding] = {}
@@ -285,19 +302,22 @@ def compare_column(
         sign = 1 if higher_is_better else -1
         winner = max(taking_part, key=lambda name: sign * taking_part[name].value)
         pairs = {name: (entry, winner) for name, entry in taking_part.items()}
-        best = _corrected(pairs, entries, twins)
+        best = _corrected(pairs, entries, twins, all_pairs)
     cuts = {
         name: (entry, unrepaired[name])
         for name, entry in entries.items()
         if unrepaired.get(name) in entries
     }
-    return best, _corrected(cuts, entries, twins)
+    return best, _corrected(cuts, entries, twins, holm)
 
 
 def _corrected(
-    pairs: Mapping[str, tuple[Entry, str]], entries: Mapping[str, Entry], twins: Mapping[str, str]
+    pairs: Mapping[str, tuple[Entry, str]],
+    entries: Mapping[str, Entry],
+    twins: Mapping[str, str],
+    correct: Correction,
 ) -> dict[str, Finding]:
-    """Compare pairs of rows and correct for their number; twins share one comparison."""
+    """Compare pairs of rows and correct the p-values together; twins share one comparison."""
     # With the samples, in case that a program did not repeat itself.
     models = {
         name: (twins.get(name, name), tuple(score.samples for score in entry.scores))
@@ -310,9 +330,10 @@ def _corrected(
             finding = compare(entry, entries[other], other)
             if finding is not None:
                 findings[models[name]] = finding
-    adjusted = dict(zip(findings, holm([finding.p for finding in findings.values()]), strict=True))
+    family, adjusted = correct([finding.p for finding in findings.values()])
+    corrected = dict(zip(findings, adjusted, strict=True))
     return {
-        name: replace(findings[model], adjusted=adjusted[model], family=len(findings))
+        name: replace(findings[model], adjusted=corrected[model], family=family)
         for name in different
         if (model := models[name]) in findings
     }

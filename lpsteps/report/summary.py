@@ -73,7 +73,7 @@ def _beside(summary: Mapping[str, Any]) -> str:
     if summary["printed_only"]:
         printed = _counted(summary["printed_only"], "cell")
         return f"{printed} with a printed value, none of them measured."
-    return "No printed value is of a model of this run."
+    return "The paper has no numbers for the models of this run."
 
 
 def _comparisons(comparisons: Mapping[str, Mapping[str, int]]) -> str:

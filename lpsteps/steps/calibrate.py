@@ -3,7 +3,7 @@
 By hand::
 
     python -m lpsteps.steps.calibrate --model resources/models/M/manifest.json \
-        --windows results/M/windows/C/train.parquet --compute results/machine/compute.json \
+        --windows results/M/windows/C/calibration.parquet --compute results/M/compute.json \
         --stats stats.parquet --spec '{"windows": 16}'
 """
 

@@ -3,7 +3,7 @@
 By hand::
 
     python -m lpsteps.steps.choose_dtype --model resources/models/M/manifest.json \
-        --compute results/machine/compute.json --spec '{"dtype": "auto"}'
+        --compute results/M/compute.json --spec '{"dtype": "auto"}'
 
 `auto` takes bfloat16 only where it is clearly faster. A few processors, and GPUs since Ampere, have
 instructions for it; elsewhere it is emulated, slower than float32 and less exact.

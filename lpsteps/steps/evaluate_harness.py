@@ -1,7 +1,7 @@
 """Score one variant on a suite of multiple-choice benchmarks, one score file for each.
 
     python -m lpsteps.steps.evaluate_harness --model resources/models/M/manifest.json \
-        --compute results/machine/compute.json --plan PLAN --patch-manifest PATCH \
+        --compute results/M/compute.json --plan PLAN --patch-manifest PATCH \
         --data piqa=resources/data/piqa/manifest.json --score piqa=scores/piqa.json \
         --spec SPEC
 
@@ -39,8 +39,8 @@ class HarnessSpec(VariantSpec):
 
     Attributes:
         benchmarks: The suite.
-        limits: How many documents to score of a benchmark, the first ones of the split, or of each
-            task in turn where it has several; all of them when it is not named or None.
+        limits: How many documents to score of a benchmark, spread evenly over the split, or over
+            each task's where it has several; all of them when it is not named or None.
         add_bos: Whether every context starts with the beginning-of-sequence token.
     """
 

@@ -1,7 +1,7 @@
 """Measure the perplexity of one variant on a suite of texts, one score file for each.
 
     python -m lpsteps.steps.evaluate_perplexity --model resources/models/M/manifest.json \
-        --compute results/machine/compute.json --plan PLAN --patch-manifest PATCH \
+        --compute results/M/compute.json --plan PLAN --patch-manifest PATCH \
         --windows novels=results/M/windows/novels/test.parquet --score novels=scores/novels.json \
         --spec SPEC
 
@@ -73,9 +73,10 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             windows[: spec.windows.get(name)],
             batch=max(1, spec.batch_tokens // length),
         )
-        if not np.isfinite(losses).all():
+        broken = np.flatnonzero(~np.isfinite(losses))
+        if len(broken) > 0:
             raise LpstepsError(
-                f"{name}: window {losses.index(max(losses))}: the loss is not finite"
+                f"{name}: window {broken[0]}: the loss is not finite; set dtype: float32"
             )
         result = perplexity(losses)
         step.logger.info("%s: %.4f (%d of %d windows)", name, result.value, len(losses), total)

@@ -3,7 +3,7 @@
 By hand::
 
     python -m lpsteps.steps.measure_token_scales --model resources/models/M/manifest.json \
-        --windows results/M/windows/C/train.parquet --compute results/M/compute.json \
+        --windows results/M/windows/C/calibration.parquet --compute results/M/compute.json \
         --plan plan.json --scales token_scales.parquet --spec '{"windows": 16}'
 """
 

@@ -44,7 +44,7 @@ def test_every_benchmark_file_is_valid() -> None:
 
 
 def test_a_title_is_no_part_of_what_scores_depend_on() -> None:
-    renamed = parse_benchmark(content(title="P", paper_column=None), "x.yaml")
+    renamed = parse_benchmark(content(title="P"), "x.yaml")
     assert renamed.scoring() == load_benchmark("piqa").scoring()
     assert parse_benchmark(content(metric="acc"), "x.yaml").scoring() != renamed.scoring()
 

@@ -331,7 +331,12 @@ DEFINITION_MISTAKES = {
             {"corpus": "novels", "split": "test"}
         ),
         "training_text: wikipedia-64: novels: partition 'test' is scored by benchmark 'novels'; "
-        "train and choose on other text",
+        "use other text",
+    ),
+    "calibrating on text that is scored": (
+        "config/data.yaml",
+        lambda c: c["calibrations"]["wikipedia"].update(split="test"),
+        "calibrations.wikipedia: wikipedia: partition 'test' is scored by benchmark 'wikipedia'",
     ),
     "choosing on text that is scored": (
         "config/data.yaml",

@@ -51,6 +51,20 @@ def test_a_partition_depends_on_the_names_of_groups_and_not_on_the_order_of_rows
     assert chosen != other_seed
 
 
+@given(
+    st.lists(st.integers(1, 9), min_size=2, max_size=5),
+    st.lists(st.integers(1, 6), min_size=1, max_size=8),
+)
+def test_no_group_falls_between_partitions_or_into_two(
+    parts: list[int], lengths: list[int]
+) -> None:
+    """Tenths have no exact sums, and the middles of short groups lie on the borders."""
+    shares = {f"p{number}": part / sum(parts) for number, part in enumerate(parts)}
+    groups = [str(number) for number in range(len(lengths))]
+    homes = [row for name in shares for row in partition_rows(groups, lengths, shares, 0, name)]
+    assert sorted(homes) == list(range(len(groups)))
+
+
 def test_what_is_in_no_share_is_left_out() -> None:
     groups = [str(number) for number in range(100)]
     part = partition_rows(groups, [1] * 100, {"test": 0.25}, 0, "test")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ class Scale:
     """Another docstring."""
 
     factor = 2
+    """How much."""
 
 
 def double(x):
@@ -30,6 +32,8 @@ UNCHANGED = {
     "comment": SOURCE.replace("# a comment", "# quite another comment"),
     "module docstring": SOURCE.replace('"""Docstring."""', '"""Rewritten."""'),
     "docstring removed": SOURCE.replace('    """Multiply."""\n', ""),
+    "attribute docstring": SOURCE.replace('"""How much."""', '"""By how much."""'),
+    "attribute docstring removed": SOURCE.replace('    """How much."""\n', ""),
     "class docstring": SOURCE.replace('"""Another docstring."""', '"""Third."""'),
     "formatting": SOURCE.replace("x * Scale.factor", "(x   *   Scale.factor)"),
     "blank lines": SOURCE.replace("\n\n\n", "\n\n\n\n\n"),
@@ -129,6 +133,29 @@ def test_environment_digest_follows_pins_only(tmp_path: Path):
     assert fingerprint.environment_digest(lock) != first
     with pytest.raises(LpstepsError, match="missing"):
         fingerprint.environment_digest(tmp_path / "none")
+
+
+def test_another_installed_version_counts_where_results_come_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("torch==2.13.0\nruff==0.1\npeft==1.0\n")
+    installed = {"torch": "2.13.0+cpu", "ruff": "0.1"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    pinned = fingerprint.environment_digest(lock)
+    installed.update(torch="2.13.0+cu130", ruff="0.2")
+    assert fingerprint.environment_digest(lock) == pinned
+    installed.update(torch="2.14.0")
+    other = fingerprint.environment_digest(lock)
+    assert other != pinned
+    installed.update(torch="2.13.0", peft="1.1")
+    assert fingerprint.environment_digest(lock) not in (pinned, other)
 
 
 def test_command_line_lists_a_closure(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,7 @@ def test_settings_hold_one_value_where_tasks_agree(
     score = score_benchmark(packed, benchmark, files[0], fewshot=files[1])
     assert score.settings["tasks"] == ["mmlu_anatomy", "mmlu_marketing", "mmlu_virology"]
     assert score.settings["task_version"] == "1.0"
-    assert score.settings["limit_order"] == "rows in turn from each subject"
+    assert score.settings["limit_order"] == "as many rows of each subject, spread evenly over it"
     assert score.settings["shots"] == 5
     fewer = benchmark.model_copy(update={"tasks": {"mmlu_anatomy": "anatomy"}})
     other = score_benchmark(packed, fewer, files[0], fewshot=files[1])
@@ -282,10 +283,10 @@ def test_settings_hold_one_value_where_tasks_agree(
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [
-        (1, [0]),
-        (3, [0, 1, 3]),
-        (4, [0, 1, 2, 3]),
-        (6, [0, 1, 2, 3, 4, 5]),
+        (1, [4]),
+        (3, [3, 4, 5]),
+        (4, [2, 3, 5, 6]),
+        (6, [0, 1, 3, 4, 5, 6]),
         (None, list(range(7))),
         (99, list(range(7))),
     ],
@@ -309,7 +310,13 @@ def test_limited_counts_differ_by_one_at_most_while_rows_last() -> None:
     for limit in range(1, 82):
         kept = limited_rows(rows, limit)
         assert sum(map(len, kept.values())) == limit
-        assert all(own == rows[task][: len(own)] for task, own in kept.items())
+        for task, own in kept.items():
+            places = [rows[task].index(row) for row in own]
+            gaps = [after - before for before, after in pairwise(places)]
+            assert min(gaps, default=1) > 0
+            assert max(gaps, default=1) - min(gaps, default=1) <= 1
+            # As far from the last row as from the first, to within one.
+            assert abs(places[0] - (len(rows[task]) - 1 - places[-1])) <= 1
         unfinished = [len(kept.get(t, [])) for t in rows if len(kept.get(t, [])) < len(rows[t])]
         assert max(unfinished, default=0) - min(unfinished, default=0) <= 1
         assert max(map(len, kept.values())) - min(unfinished, default=99) <= 1

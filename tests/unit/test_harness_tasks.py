@@ -193,12 +193,14 @@ def test_prompts_are_those_of_the_harness(
     assert [request.args for request in task.instances][: len(expected)] == expected
 
 
-def test_the_limit_takes_the_first_documents(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_limit_spreads_over_the_documents(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     data = stored(tmp_path, "hellaswag")
     packed = PackedModel(model, tokenizer, add_bos=False, batch_tokens=128)
     full = score_benchmark(packed, settings("hellaswag"), data)
     cut = score_benchmark(packed, settings("hellaswag"), data, limit=4)
-    assert (cut.ids, cut.outcomes) == ([0, 1, 2, 3], full.outcomes[:4])
+    count = len(full.ids)
+    rows = [count // 8, 3 * count // 8, 5 * count // 8, 7 * count // 8]
+    assert (cut.ids, cut.outcomes) == (rows, [full.outcomes[row] for row in rows])
     assert cut.settings["prompts_sha256"] != full.settings["prompts_sha256"]
     assert cut.settings["template_sha256"] == full.settings["template_sha256"]
     single = score_benchmark(packed, settings("hellaswag"), data, limit=1)

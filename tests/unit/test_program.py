@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lpsteps import program
+from lpsteps import fingerprint, program
 from lpsteps.errors import LpstepsError
 from lpsteps.program import parse_spec, run_step
 
@@ -93,6 +93,23 @@ def test_termination_leaves_nothing_behind(capsys):
 
     assert run(killed) == 130
     assert "interrupted" in capsys.readouterr().err
+    assert not Path("out/output.txt").exists() and leftovers() == []
+
+
+def test_code_that_changes_meanwhile_is_refused(capsys, monkeypatch):
+    """The record could not name the code that ran, even if the edit is taken back later."""
+    Path("input.txt").write_text("abc")
+    before = fingerprint.closure
+
+    def edited(modules):
+        return {**before(modules), "lpsteps.errors": "edited"}
+
+    def race(step, arguments):
+        copy(step, arguments)
+        monkeypatch.setattr(fingerprint, "closure", edited)
+
+    assert run(race) == 1
+    assert "lpsteps.errors: its code changed while" in capsys.readouterr().err
     assert not Path("out/output.txt").exists() and leftovers() == []
 
 

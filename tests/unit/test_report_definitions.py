@@ -234,6 +234,11 @@ def test_a_table_with_shares_and_a_figure(tmp_path: Path) -> None:
         ("  - {id: dense, label: Dense}\n", "", "a share needs a dense row and `reference_row`"),
         ("reference_row: cut", "reference_row: dense", "reference_row: 'dense' is no pruned row"),
         ("of: [novels]", "of: [copa]", "'copa' is no perplexity"),
+        (
+            "kind: share_closed, unit: share, of: [novels], against: [patched]",
+            "kind: mean, unit: percent, of: [novels]",
+            "of: 'novels' is in perplexity, but mean needs percent",
+        ),
         ("against: [patched]", "against: [patch]", "against: 'patch' .* did you mean 'patched'"),
         ("unit: share", "unit: percent", "kind share_closed is in share"),
         ("unit: percent", "unit: tokens", "'tokens': kind benchmark is in percent or perplexity"),

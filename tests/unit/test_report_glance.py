@@ -55,7 +55,14 @@ def payload(*sections: dict[str, Any], glance: tuple[str, ...] = ("a", "b")) -> 
         {"id": "b", "title": "RP", "group": "QA", "higher_is_better": True},
     ]
     tables = [
-        {"id": "t", "number": 6, "title": "T", "glance": list(glance), "columns": columns}
+        {
+            "id": "t",
+            "number": 6,
+            "title": "T",
+            "caption": "C.",
+            "glance": list(glance),
+            "columns": columns,
+        }
         | {"sections": list(sections)}
     ]
     return {"tables": tables, "cells": cells}
@@ -92,6 +99,14 @@ def test_a_whisker_begins_at_zero_at_the_least() -> None:
     assert (view.bars[2].percent, view.bars[2].whisker_start) == (25.0, 0.0)
     assert view.bars[2].whisker_length == 100.0
     assert not view.limited
+
+
+def test_bars_of_nothing_but_zeros_have_no_length() -> None:
+    made = payload(DENSE, FIVE)
+    for cell in made["cells"]:
+        cell.update(value=0.0, stderr=0.0)
+    [view] = glance_views(made)
+    assert [bar.percent for bar in view.bars] == [0.0, 0.0, 0.0]
 
 
 def test_nothing_to_compare_gives_no_bars() -> None:
