@@ -26,8 +26,21 @@ ROOT = Path(__file__).resolve().parent.parent
 _DIGEST_LENGTH = 16
 # The packages whose code results come from, as the lock file calls them.
 _COMPUTING = frozenset(
-    "datasets Jinja2 lm_eval numpy pandas peft pyarrow safetensors scipy tokenizers torch "
-    "torch-pruning transformers".split()
+    [
+        "datasets",
+        "Jinja2",
+        "lm_eval",
+        "numpy",
+        "pandas",
+        "peft",
+        "pyarrow",
+        "safetensors",
+        "scipy",
+        "tokenizers",
+        "torch",
+        "torch-pruning",
+        "transformers",
+    ]
 )
 # Where a node of the parse tree holds statements: blocks, and what itself consists of blocks.
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
