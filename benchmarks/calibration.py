@@ -134,7 +134,7 @@ def measured(arguments: Namespace) -> dict[str, Any]:
                 ratio(OURS, FEWER_LAYERS) * (layers // FACTOR) / layers,
             ),
             figure(
-                "memory beside that of the bare forward",
+                "additional memory over the bare forward",
                 extra(OURS, BARE),
                 "MB",
                 at_most=(accumulators + batch) / 1e6,
@@ -142,7 +142,7 @@ def measured(arguments: Namespace) -> dict[str, Any]:
             figure(
                 f"more memory for {FACTOR} times as many windows", extra(MORE_WINDOWS, OURS), "MB"
             ),
-            figure("memory of the released code beside that", extra(OFFICIAL, BARE), "MB"),
+            figure("additional memory of the released code", extra(OFFICIAL, BARE), "MB"),
         ],
         "seconds": {name: round(value, 4) for name, value in medians(seconds).items()},
     }

@@ -7,7 +7,7 @@ machine gets that machine's page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lpsteps.fingerprint import ROOT
 
 PAGE = ROOT / "docs/performance.md"
 TEMPLATE = "performance.md.j2"
+MISSED = "**no**"
 BENCHMARKS = (
     "calibration",
     "perplexity",
@@ -40,13 +41,35 @@ def limit_text(figure: Mapping[str, Any]) -> str:
     return ""
 
 
+def value_text(figure: Mapping[str, Any]) -> str:
+    """Return the value of a figure with its unit, without one where it is a ratio."""
+    unit = "" if figure["unit"] == "times" else f" {figure['unit']}"
+    return f"{number_text(figure['value'])}{unit}"
+
+
 def is_kept(figure: Mapping[str, Any]) -> str:
     """Return whether a figure keeps its limit, empty where it has none."""
     if not limit_text(figure):
         return ""
     kept = figure.get("at_least", figure["value"]) <= figure["value"]
     kept = kept and figure["value"] <= figure.get("at_most", figure["value"])
-    return "yes" if kept else "**no**"
+    return "yes" if kept else MISSED
+
+
+def misses(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the figures of a section that miss their limit, in words."""
+    return [
+        f"{figure['name']}{_in_dtype(result)}: {value_text(figure)}; "
+        f"the limit is {limit_text(figure)}"
+        for result in results
+        for figure in result["figures"]
+        if is_kept(figure) == MISSED
+    ]
+
+
+def _in_dtype(result: Mapping[str, Any]) -> str:
+    dtype = result["settings"].get("dtype")
+    return f", {dtype}" if dtype else ""
 
 
 def number_text(value: float) -> str:
@@ -96,8 +119,10 @@ def render(folder: Path = RESULTS) -> str:
         "commit": commit_text,
         "kept": is_kept,
         "limit": limit_text,
+        "misses": misses,
         "number": number_text,
         "settings": settings_text,
+        "value": value_text,
     }
     results = {
         name: [

@@ -62,7 +62,9 @@ def measured(arguments: Namespace) -> dict[str, Any]:
                 at_most=1.1,
             ),
             figure(
-                "memory beside that of the forward pass", (peaks[OURS] - peaks[FORWARD]) / 1e6, "MB"
+                "additional memory over the forward pass",
+                (peaks[OURS] - peaks[FORWARD]) / 1e6,
+                "MB",
             ),
         ],
         "seconds": {name: round(value, 4) for name, value in medians(seconds).items()},

@@ -207,4 +207,6 @@ def _hub_error(repo: str, commit: str, error: Exception, remedy: str) -> Lpsteps
             "token (`hf auth login`, or HF_TOKEN in the environment, never in a file), or "
             f"{remedy}"
         )
+    if re.search(r"\b(429|50[0234]) [A-Z]", str(error)):
+        return LpstepsError(f"{subject}; try again later, or {remedy}")
     return LpstepsError(f"{subject}; check the network and the revision, or {remedy}")

@@ -169,7 +169,7 @@ CASES = [
         "allowed:",
     ),
     _json(
-        "a device that is none",
+        "an unknown device",
         COMPUTE,
         "device",
         "tpu",

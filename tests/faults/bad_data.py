@@ -120,9 +120,7 @@ CASES = [
         '{"premise":' + "[" * 10**5 + "\n",
         "not a valid jsonl file",
     ),
-    _local(
-        "a stream of Arrow that is none", "data/copa.arrow", b"ARROW1", "not a valid arrow file"
-    ),
+    _local("an invalid stream of Arrow", "data/copa.arrow", b"ARROW1", "not a valid arrow file"),
     _local(
         "requests that are none",
         "data/copa.jsonl",
@@ -197,7 +195,7 @@ CASES = [
     ),
     _questions("a benchmark without rows", lambda t: t.slice(0, 0), "arc_easy", "no rows"),
     _questions(
-        "a benchmark with an answer that is none",
+        "a benchmark with an invalid answer",
         lambda t: t.set_column(3, "answerKey", pa.array(["Z"] * t.num_rows)),
         "arc_easy",
     ),

@@ -296,7 +296,7 @@ CASES = [
         "archives.x.package",
     ),
     _thing(
-        "an archive's version that is none",
+        "an archive's invalid version",
         "archives",
         {
             "x": {

@@ -61,7 +61,7 @@ CASES = [
     _in_table("a table without rows", "rows", [], "rows", "must list at least 1"),
     _in_table("a table without a title", "title", DELETE, "title: required"),
     _in_table("a mistyped key of a table", "captoin", "x", "did you mean 'caption'?"),
-    _in_table("a column of a kind that is none", "columns/0/kind", "median", "columns.0.kind"),
+    _in_table("a column of an unknown kind", "columns/0/kind", "median", "columns.0.kind"),
     _in_table("a column with another unit", "columns/0/unit", "bytes", "unit: 'bytes'"),
     _in_table("a mean of nothing", "columns/0/kind", "mean", "`of` lists benchmarks"),
     _in_table("a column of columns", "columns/0/of", ["copa"], "`of` lists benchmarks"),
@@ -96,10 +96,10 @@ CASES = [
     _in_figure(
         "a figure of single layers", "selection", "sleb", "does not remove one window", "allowed:"
     ),
-    _in_figure("a figure of a kind that is none", "kind", "pie", "kind"),
+    _in_figure("a figure of an unknown kind", "kind", "pie", "kind"),
     _in_figure("a figure's id that is not its file's name", "id", "figure9", "'figure1'"),
     _in_benchmark(
-        "a benchmark of a protocol that is none",
+        "a benchmark of an unknown protocol",
         "protocol",
         "lm-eval",
         "protocol: lm-eval",

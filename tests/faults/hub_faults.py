@@ -31,7 +31,7 @@ FAULTS = (
     "closes the connection",
     "is not there",
     "has another commit",
-    "sends JSON that is none",
+    "sends invalid JSON",
 )
 
 
@@ -83,7 +83,7 @@ class _Answer(BaseHTTPRequestHandler):
             self._file(self.path.split("?")[0].rpartition("/")[2], body)
 
     def _facts(self, body: bool) -> None:
-        if self.server.fault == "sends JSON that is none":
+        if self.server.fault == "sends invalid JSON":
             self._send(200, b"<html>", body)
             return
         if self.server.fault == "has another commit":

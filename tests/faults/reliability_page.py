@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ ENDINGS: tuple[Ending, ...] = (
     "not tried",
 )
 
+# The stand-in for the hub has another port in each run.
+_LOCAL_HUB = re.compile(r"http://127\.0\.0\.1:\d+")
+
 INTRODUCTION = """# Reliability
 
 What a long run may meet, tried on the tiny project of the tests, whose every byte is known. The
@@ -27,8 +31,8 @@ table is written by `make test-faults`.
   to the same bytes.
 - *withheld*: the tables were made without the numbers that rest on the damaged file, each of which is
   missing with that reason; the others are the same. With the file restored they have all numbers.
-- *wrong*: a false or half-written result, a lost one, a traceback, a temporary file left behind, or
-  more or less than one line.
+- *wrong*: a false or half-written result, a lost one, a traceback, a temporary file left behind, or a
+  message that is not exactly one line.
 
 """
 
@@ -60,6 +64,6 @@ def _told(outcomes: Sequence[Outcome]) -> str:
     examples: dict[str, str] = {}
     for outcome in outcomes:
         if outcome.ending == "told":
-            examples.setdefault(outcome.fault, outcome.detail)
+            examples.setdefault(outcome.fault, _LOCAL_HUB.sub("https://hub", outcome.detail))
     lines = [f"| {fault} | `{text}` |" for fault, text in examples.items()]
     return "\n".join(["\n## What is told\n", "| fault | a line |", "|---|---|", *lines, ""])

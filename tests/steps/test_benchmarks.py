@@ -141,9 +141,9 @@ def test_calibration(on_windows: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         calibration.FEWER_LAYERS,
     }
     values = values_of(result)
-    assert values["memory beside that of the bare forward"] == 2.0
+    assert values["additional memory over the bare forward"] == 2.0
     assert values["more memory for 3 times as many windows"] == 0.5
-    assert values["memory of the released code beside that"] == 8.0
+    assert values["additional memory of the released code"] == 8.0
     limits = [figure.get("at_most") for figure in result["figures"]]
     # Two bases of six layers with 48 channels, and seven boundaries of 12 tokens.
     assert limits[6] == (3 * 6 * 48 * 8 * 2 + 7 * 12 * 48 * 4) / 1e6

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from lpsteps.data import hub
+from lpsteps.errors import LpstepsError
 
 ADDRESS = "https://huggingface.co/api/models/owner/tiny"
 
@@ -54,3 +55,22 @@ def test_the_library_goes_nowhere_when_it_is_told_to(
 
 def test_redirections_are_followed_to_where_the_files_are(client: Any) -> None:
     assert client.follow_redirects is True
+
+
+@pytest.mark.parametrize(
+    ("answer", "advice"),
+    [
+        ("Got: HfHubHTTPError: 429 Too Many Requests for url: https://hub/api", "try again later"),
+        ("Server error '500 Internal Server Error' for url 'https://hub/api'", "try again later"),
+        ("Server error '503 Service Unavailable' for url 'https://hub/api'", "try again later"),
+        ("Client error '404 Not Found' for url 'https://hub/api'", "check the network and the"),
+        ("peer closed connection (received 500 bytes, expected 900)", "check the network and the"),
+        ("Client error '401 Unauthorized' for url 'https://hub/api'", "it is gated or private"),
+    ],
+)
+def test_the_advice_follows_the_answer(answer: str, advice: str) -> None:
+    with (
+        pytest.raises(LpstepsError, match=f"{advice}.*, or use a folder$"),
+        hub.hub_answers("owner/tiny", "0123456789ab", "use a folder"),
+    ):
+        raise OSError(answer)

@@ -21,7 +21,7 @@ def test_every_benchmark_has_a_program_and_a_section(tmp_path: Path) -> None:
     text = page.render(tmp_path)
     for name in page.BENCHMARKS:
         assert f"Not measured; run `make bench-{name}`." in text
-    assert "Left on the table" not in text
+    assert "What remains" not in text
 
 
 def test_a_result_is_shown_with_its_limits_and_conditions(tmp_path: Path) -> None:
@@ -44,13 +44,14 @@ def test_a_result_is_shown_with_its_limits_and_conditions(tmp_path: Path) -> Non
     assert "on Abacus, 4 cores; commit aaaaaaaaaaaa with edits;" in text
     assert "gaps: 1, 2, 5, 6; tokens per window: 8." in text
     assert "Not measured; run `make bench-perplexity`." not in text
-    assert text.count("Left on the table") == 1
+    assert text.count("What remains") == 1
+    assert "Known misses:\n\n- missed: 12,346 s; the limit is at least 20,000.\n" in text
 
     in_float32 = result | {"figures": [figure("in float32", 2.0)]}
     write_json(tmp_path / "perplexity-float32.json", in_float32)
     both = page.render(tmp_path)
     assert both.index("| kept | 1.23") < both.index("| in float32 | 2 |")
-    assert both.count("Left on the table") == 1
+    assert both.count("What remains") == 1
 
 
 @pytest.mark.parametrize("path", sorted(page.RESULTS.glob("*.json")), ids=lambda path: path.stem)
