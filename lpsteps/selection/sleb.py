@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.calibration_text import TextParams, text_to_use
 from lpsteps.errors import LpstepsError
@@ -32,9 +32,25 @@ KIND: Final[Kind] = "sequence"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
 
 
-class Params(TextParams):
+# The original reads 128 documents of WikiText-2, about four windows of 2,048 tokens, where
+# LinearPatch and others calibrate on 128 such windows.
+_ONE_WINDOW_IN = 32
+
+
+class Params(BaseModel):
     """Parameters of SLEB."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    windows: int | None = Field(
+        default=None,
+        ge=1,
+        description=f"Calibration windows to run the model on; null: one in {_ONE_WINDOW_IN}, at "
+        "least one",
+    )
+    length: int | None = Field(
+        default=None, ge=2, description="Tokens of each window to use; null: all"
+    )
     early_barrier: int = Field(
         default=1, ge=0, description="Layers at the start that stay, counted in every round"
     )
@@ -64,7 +80,12 @@ def rank_by_removal(
     """
     from lpsteps.models.layerwise import LayerwiseModel, removal_losses
 
-    layerwise = LayerwiseModel(model, text_to_use(windows, params))
+    available, length = windows.shape
+    wanted = TextParams(
+        windows=params.windows or max(1, available // _ONE_WINDOW_IN),
+        length=params.length or length,
+    )
+    layerwise = LayerwiseModel(model, text_to_use(windows, wanted))
     alive = list(range(layerwise.n_layers))
     candidates: list[Candidate] = []
     for number in range(1, rounds + 1):

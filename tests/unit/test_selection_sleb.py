@@ -104,6 +104,14 @@ def test_equal_losses_remove_the_lowest_layer(
     assert (ranks[2] or 0) + 1 == ranks[3]
 
 
+def test_unless_told_it_reads_one_whole_window_in_32(tiny_llama: Any) -> None:
+    many = np.random.default_rng(4).integers(3, 128, size=(70, LENGTH))
+    for available, used in ((70, 2), (40, 1), (3, 1)):
+        told = sleb.Params(windows=used, length=LENGTH)
+        by_itself = sleb.rank_by_removal(tiny_llama, many[:available], 1, sleb.Params())
+        assert by_itself == sleb.rank_by_removal(tiny_llama, many[:available], 1, told)
+
+
 def test_the_model_is_left_as_it_was(tiny_llama: Any, windows: npt.NDArray[np.int64]) -> None:
     before = {name: values.clone() for name, values in tiny_llama.state_dict().items()}
     sleb.rank_by_removal(tiny_llama, windows, 2, sleb.Params(windows=2, length=LENGTH))
