@@ -70,5 +70,5 @@ class ModelInput:
 
         threads = configure_torch()
         compute = read_compute(self.compute)
-        dtype = str(compute.dtype).removeprefix("torch.")
+        dtype = compute.dtype_name
         return {"dtype": dtype, "device": compute.device.type, "threads": threads}

@@ -118,7 +118,7 @@ def read_inputs(
     step.read(tensors_beside(step.read(arguments.start)))
     start = read_patches(arguments.start)
     compute = read_compute(step.read(arguments.compute))
-    dtype = str(compute.dtype).removeprefix("torch.")
+    dtype = compute.dtype_name
     step.read_manifest(arguments.model)
     model = load_model(arguments.model.parent, compute.dtype, device=compute.device)
     step.note("dtype", dtype)

@@ -125,4 +125,4 @@ def load_variant(step: StepRun, arguments: Namespace) -> tuple[PreTrainedModel, 
         apply_width(model, width)
     step.note("device", compute.device.type)
     step.note("threads", threads)
-    return model, {"dtype": str(compute.dtype).removeprefix("torch.")}
+    return model, {"dtype": compute.dtype_name}

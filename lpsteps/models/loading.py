@@ -42,6 +42,11 @@ class Compute:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def dtype_name(self) -> str:
+        """The number type as records and messages call it, such as `bfloat16`."""
+        return str(self.dtype).removeprefix("torch.")
+
 
 def configure_torch() -> int:
     """Make torch repeatable and give it every core of the process.

@@ -85,7 +85,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     step.note("basis", basis.name)
     step.note("flatness", basis.flatness)
     step.note("tokens", len(windows) * (windows.shape[1] - settings.exclude_first))
-    step.note("dtype", str(compute.dtype).removeprefix("torch."))
+    step.note("dtype", compute.dtype_name)
     step.note("device", compute.device.type)
     step.note("threads", threads)
 

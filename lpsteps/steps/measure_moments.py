@@ -75,7 +75,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         exclude_first=settings.exclude_first,
     )
 
-    step.note("dtype", str(compute.dtype).removeprefix("torch."))
+    step.note("dtype", compute.dtype_name)
     step.note("device", compute.device.type)
     step.note("threads", threads)
     write_moments(

@@ -82,7 +82,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         model,
         **settings.model_dump(include={"batch", "length", "repetitions", "seconds", "seed"}),
     )
-    dtype = str(compute.dtype).removeprefix("torch.")
+    dtype = compute.dtype_name
     overheads = Overheads(
         conditions=Conditions(
             device=compute.device.type,

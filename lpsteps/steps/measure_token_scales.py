@@ -80,7 +80,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     write_token_scales(step.write(arguments.scales), scales)
     for name, found in bases.items():
         step.note(f"sigma_d, {name}", found.all.sigma)
-    step.note("dtype", str(compute.dtype).removeprefix("torch."))
+    step.note("dtype", compute.dtype_name)
     step.note("device", compute.device.type)
     step.note("threads", threads)
 
