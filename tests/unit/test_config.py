@@ -152,6 +152,10 @@ def test_mmlu_works_in_a_suite(profile):
     assert set(jobs.fetch_data_spec(config, "mmlu")["splits"]) == {"dev", "test"}
     spec = jobs.evaluate_spec(config, "smollm2-135m", "dense", "mmlu")
     assert spec["limits"] == MMLU
+    # Examples are drawn here, and nothing is in the other suites.
+    assert spec["seed"] == profile["seed"]
+    for suite in ("qa", "perplexity"):
+        assert "seed" not in jobs.evaluate_spec(config, "smollm2-135m", "dense", suite)
     assert spec["benchmarks"]["mmlu_other"]["tasks"]["mmlu_anatomy"] == "anatomy"
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import report_run
 from report_example import SMALL, variant_folder
 from report_run import BEYOND, NOTE, OWN, Run, add_own_text, curve_path
+
+from lpsteps.report.definitions import TableDefinition, load_table
 
 
 def test_equal_layers_are_pointed_out(run: Run) -> None:
@@ -18,6 +21,23 @@ def test_equal_layers_are_pointed_out(run: Run) -> None:
     assert sections[SMALL, 5]["llm-streamline+linearpatch"] == "same layers as ShortGPT"
     assert sections[SMALL, 5]["shortgpt+linearpatch"] is None
     assert sections[SMALL, 3]["llm-streamline"] is None
+
+
+def test_the_calibration_of_the_profile_by_its_name_is_the_same_model(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_twin(name: str, folder: Path) -> TableDefinition:
+        definition = load_table(name, folder)
+        if name != "beyond":
+            return definition
+        named = {"id": "named", "calibration": "wikipedia"}
+        twin = definition.row("least-squares").model_copy(update=named)
+        return definition.model_copy(update={"rows": (*definition.rows, twin)})
+
+    monkeypatch.setattr(report_run, "load_table", with_a_twin)
+    beyond = next(table for table in run.build()["tables"] if table["id"] == "beyond")
+    notes = {row["id"]: row["note"] for row in beyond["sections"][1]["rows"]}
+    assert notes["named"] == "same layers as LLM-Streamline (None)"
 
 
 def test_a_row_on_another_calibration_has_its_own_numbers(run: Run) -> None:

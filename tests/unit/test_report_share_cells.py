@@ -12,6 +12,7 @@ from report_example import SMALL
 from report_run import BEYOND, Run
 
 from lpsteps.artifacts import write_json
+from lpsteps.report.bootstrap import FEWEST_WINDOWS
 from lpsteps.report.export import table_csv
 
 
@@ -126,13 +127,14 @@ def test_a_share_without_its_ends_is_missing(run: Run) -> None:
     assert paper["reason"].startswith("needs WIKI-2, C4, PTB: WikiText-2 is not in the embedded")
 
 
-def test_one_window_gives_a_share_but_no_interval(run: Run) -> None:
+@pytest.mark.parametrize("windows", [1, FEWEST_WINDOWS - 1])
+def test_few_windows_give_a_share_but_no_interval(run: Run, windows: int) -> None:
     for variant in ((), *(("llm-streamline", 5, name) for name in ("none", "linearpatch"))):
         path = run.score_path(SMALL, "novels", *variant)
-        value = losses(run, "novels", *variant)[0]
-        changes = {"n": 1, "samples": {"ids": [0], "values": [value]}}
+        values = [losses(run, "novels", *variant)[0] + 0.1 * extra for extra in range(windows)]
+        changes = {"n": windows, "samples": {"ids": list(range(windows)), "values": values}}
         content = json.loads((run.folder / path).read_text()) | changes
-        write_json(run.folder / path, content | {"value": math.exp(value)})
+        write_json(run.folder / path, content | {"value": math.exp(sum(values) / windows)})
     cell = run.cells()[f"{BEYOND}/linearpatch/share_closed"]
     assert cell["status"] == "measured" and cell["interval"] is None
     assert cell["interval_text"] is None and cell["comparisons"] == []
