@@ -324,6 +324,23 @@ def test_windows_of_a_wrong_shape_are_named(
     assert "expected windows of one length" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_window_whose_loss_is_not_finite_is_named(
+    value: float,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    losses = [2.0, value, 3.0]
+    monkeypatch.setattr(evaluate_perplexity, "window_losses", lambda *_, **__: losses)
+    options = arguments(workspace) + spec(["novels"])
+    options += ["--windows", f"novels={workspace / 'windows.parquet'}"]
+    options += ["--score", f"novels={workspace}/novels.json"]
+    assert evaluate_perplexity.main(options) == 1
+    error = capfd.readouterr().err
+    assert "novels: window 1: the loss is not finite; set dtype: float32" in error
+
+
 def test_an_edit_of_one_protocol_leaves_the_scores_of_the_other() -> None:
     perplexity = fingerprint.closure(["lpsteps.steps.evaluate_perplexity"])
     harness = fingerprint.closure(["lpsteps.steps.evaluate_harness"])
