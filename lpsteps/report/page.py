@@ -261,9 +261,9 @@ def sample_sentences(payload: Mapping[str, Any]) -> list[str]:
     }
     shown = [case for case in payload["run"]["limits"] if case["benchmark"] in titles]
     sentences = []
-    for protocol, subject, unit in (
-        ("harness", "question-answering number", "documents"),
-        ("perplexity", "perplexity", "windows"),
+    for protocol, subject, unit, which in (
+        ("harness", "question-answering number", "documents", "spread evenly over its split"),
+        ("perplexity", "perplexity", "windows", "the first ones of its split"),
     ):
         cases = [case for case in shown if case["protocol"] == protocol]
         limited = [case for case in cases if case["limited"]]
@@ -273,16 +273,16 @@ def sample_sentences(payload: Mapping[str, Any]) -> list[str]:
         if not limited:
             sentences.append(f"Each {subject} is over all {unit} of its split.")
         elif len(counts) == 1 and len(limited) == len(cases):
-            sentences.append(f"Each {subject} is on the first {counts.pop()} {unit} of its split.")
+            sentences.append(f"Each {subject} is on {counts.pop()} {unit}, {which}.")
         else:
             parts = []
             for n in sorted(counts, reverse=True):
                 names = [titles[case["benchmark"]] for case in limited if case["n"] == n]
-                parts.append(f"the first {n} for {', '.join(names)}")
+                parts.append(f"{n} for {', '.join(names)}")
             whole = [titles[case["benchmark"]] for case in cases if not case["limited"]]
             parts += [f"all for {', '.join(whole)}"] if whole else []
             sentences.append(
-                f"Each {subject} is on a limited number of {unit}: {'; '.join(parts)}."
+                f"Each {subject} is on a limited number of {unit}, {which}: {'; '.join(parts)}."
             )
     return sentences
 

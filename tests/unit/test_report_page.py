@@ -540,7 +540,11 @@ def limits(*cases: tuple[str, int, int]) -> dict[str, Any]:
     [
         (
             [("piqa", 64, 1838), ("copa", 64, 100)],
-            ["Each question-answering number is on the first 64 documents of its split."],
+            ["Each question-answering number is on 64 documents, spread evenly over its split."],
+        ),
+        (
+            [("novels", 4, 31)],
+            ["Each perplexity is on 4 windows, the first ones of its split."],
         ),
         (
             [("piqa", 1838, 1838), ("novels", 31, 31)],
@@ -552,8 +556,8 @@ def limits(*cases: tuple[str, int, int]) -> dict[str, Any]:
         (
             [("piqa", 64, 1838), ("copa", 100, 100)],
             [
-                "Each question-answering number is on a limited number of documents: "
-                "the first 64 for PIQA; all for COPA."
+                "Each question-answering number is on a limited number of documents, spread evenly "
+                "over its split: 64 for PIQA; all for COPA."
             ],
         ),
         ([], []),
