@@ -170,6 +170,13 @@ def closure(modules: Iterable[str]) -> dict[str, str]:
     return dict(sorted(digests.items()))
 
 
+def package_digests() -> dict[str, str]:
+    """Return ``{module: digest}`` for all modules of this package."""
+    files = (ROOT / PACKAGE).rglob("*.py")
+    parts = (file.relative_to(ROOT).with_suffix("").parts for file in files)
+    return closure(".".join(part for part in own if part != "__init__") for own in parts)
+
+
 def environment_digest(lock_file: Path) -> str:
     """Return a digest of the pinned requirements, without comments and blank lines.
 

@@ -27,6 +27,9 @@ from lpsteps import fingerprint, provenance
 from lpsteps.artifacts import flush_to_disk, sha256_file, verify_file_manifest, write_json
 from lpsteps.errors import LpstepsError, first_line, printable
 
+PLANNED_CODE = "LPSTEPS_PLANNED_CODE"
+"""Environment variable with the digests of all modules when a run with a cache was planned."""
+
 _PARTIAL_PREFIX = ".partial-"
 
 
@@ -78,6 +81,7 @@ class StepRun:
         self._records: dict[Path, Path] = {}
         self._notes: dict[str, Any] = {}
         self._code = self._code_digests()
+        self._check_code_as_planned()
         self._afterwards: list[Callable[[], None]] = []
         self._started = datetime.now(UTC)
         self._clock = time.perf_counter()
@@ -188,6 +192,16 @@ class StepRun:
         modules = self.spec.get("modules")
         named = modules if isinstance(modules, list) else []
         return fingerprint.closure([self.module, *named])
+
+    def _check_code_as_planned(self) -> None:
+        """Check that a shared result is what its place in the cache, chosen beforehand, says."""
+        planned = json.loads(os.environ.get(PLANNED_CODE, "{}"))
+        for module, digest in self._code.items():
+            if planned.get(module, digest) != digest:
+                raise LpstepsError(
+                    f"{module}: its code changed since this run was planned, whose results are "
+                    "shared; run the command again"
+                )
 
     def _check_code_unchanged(self) -> None:
         """Check that the record can name the code that ran: modules are imported when needed."""

@@ -113,6 +113,17 @@ def test_code_that_changes_meanwhile_is_refused(capsys, monkeypatch):
     assert not Path("out/output.txt").exists() and leftovers() == []
 
 
+def test_code_of_a_shared_result_is_that_of_the_plan(capsys, monkeypatch):
+    Path("input.txt").write_text("abc")
+    planned = fingerprint.package_digests()
+    assert planned.keys() > fingerprint.closure(["lpsteps.program"]).keys()
+    monkeypatch.setenv(program.PLANNED_CODE, json.dumps(planned))
+    assert run(copy) == 0
+    monkeypatch.setenv(program.PLANNED_CODE, json.dumps({**planned, "lpsteps.errors": "other"}))
+    assert run(copy) == 1
+    assert "lpsteps.errors: its code changed since this run was planned" in capsys.readouterr().err
+
+
 def test_input_that_changes_meanwhile_is_refused(capsys):
     Path("input.txt").write_text("abc")
 

@@ -10,12 +10,12 @@ sys.path.insert(0, workflow.basedir)
 
 from snakemake.logging import logger
 
-from lpsteps import job_resources, run_summary
+from lpsteps import job_resources, program, run_summary
 from lpsteps import jobs
 from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
 from lpsteps.export import planning as exports
-from lpsteps.fingerprint import closure, environment_digest
+from lpsteps.fingerprint import closure, environment_digest, package_digests
 from lpsteps.moments import MOMENTS_KINDS
 from lpsteps.provenance import RECORD_SUFFIX
 from lpsteps.recovery.base import moments_kind
