@@ -36,6 +36,8 @@ from lpsteps.steps import evaluate_harness, evaluate_perplexity, fetch_data, tok
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-4
+# Prompts that lm-eval's command line runs together, in float32: nearly twice as fast as one by one.
+BATCH = 8
 
 
 def check_config(limits: Mapping[str, int | None], data_root: Path) -> Config:
@@ -233,7 +235,7 @@ def harness_outcomes(
         *("--model_args", ",".join(f"{key}={value}" for key, value in arguments.items())),
         *("--tasks", ",".join(task for task, own in documents.items() if own)),
         *("--include_path", str(work / "tasks"), "--samples", json.dumps(documents)),
-        *("--batch_size", "1", "--log_samples", "--output_path", str(work / "harness")),
+        *("--batch_size", str(BATCH), "--log_samples", "--output_path", str(work / "harness")),
     ]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(work / "cache")}
     subprocess.run(command, check=True, env=os.environ | offline)
