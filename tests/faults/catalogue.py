@@ -27,6 +27,7 @@ from faults import (  # noqa: E402
 )
 from faults.bad_input import BadInput, provoke  # noqa: E402
 from faults.commands import Ended  # noqa: E402
+from faults.table_cells import code_cell
 
 CATALOGUE: dict[str, list[BadInput]] = {
     "Profiles": bad_profiles.CASES,
@@ -58,13 +59,7 @@ def message(ended: Ended) -> str:
 
 def row(case: BadInput, text: str) -> str:
     """The line of the page for an entry."""
-    return f"| {_cell(case.name)} | {_cell(text)} |"
-
-
-def _cell(text: str) -> str:
-    """Text as it stands in a cell of a table: as code, with what would end the cell escaped."""
-    plain = text.replace("\n", " ").replace("`", "'").replace("|", "\\|")
-    return f"`{plain}`"
+    return f"| {code_cell(case.name)} | {code_cell(text)} |"
 
 
 def page(messages: dict[str, str]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from faults.outcome import Ending, Outcome
+from faults.table_cells import code_cell
 
 ENDINGS: tuple[Ending, ...] = (
     "finished",
@@ -65,5 +66,5 @@ def _told(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         if outcome.ending == "told":
             examples.setdefault(outcome.fault, _LOCAL_HUB.sub("https://hub", outcome.detail))
-    lines = [f"| {fault} | `{text}` |" for fault, text in examples.items()]
+    lines = [f"| {fault} | {code_cell(text)} |" for fault, text in examples.items()]
     return "\n".join(["\n## What is told\n", "| fault | a line |", "|---|---|", *lines, ""])
