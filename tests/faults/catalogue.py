@@ -27,7 +27,7 @@ from faults import (  # noqa: E402
 )
 from faults.bad_input import BadInput, provoke  # noqa: E402
 from faults.commands import Ended  # noqa: E402
-from faults.table_cells import code_cell
+from faults.table_cells import code_cell  # noqa: E402
 
 CATALOGUE: dict[str, list[BadInput]] = {
     "Profiles": bad_profiles.CASES,
