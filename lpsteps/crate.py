@@ -251,7 +251,7 @@ def _checkout_entries(records: Iterable[Mapping[str, Any]]) -> dict[Path, _Entry
             f"{fingerprint.ROOT / WORKFLOW}: missing; run the command from the project's checkout"
         )
     if provenance.LOCK_FILE in entries:
-        digest = fingerprint.environment_digest(fingerprint.ROOT / provenance.LOCK_FILE)
+        digest = fingerprint.pinned_digest(fingerprint.ROOT / provenance.LOCK_FILE)
         if any(record["environment"] != digest for record in records):
             del entries[provenance.LOCK_FILE]
     return entries

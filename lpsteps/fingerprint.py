@@ -178,22 +178,39 @@ def package_digests() -> dict[str, str]:
 
 
 def environment_digest(lock_file: Path) -> str:
-    """Return a digest of the pinned requirements, without comments and blank lines.
+    """Return a digest of the pinned requirements, and of what is installed in place of them.
 
-    Where another version of a package that results come from is installed, it counts as well.
+    Packages that no result comes from may be of any version.
 
     Raises:
         LpstepsError: The lock file is missing.
     """
+    pins = _pins(lock_file)
+    return _lines_digest([*pins, *_installed_otherwise(pins)])
+
+
+def pinned_digest(lock_file: Path) -> str:
+    """Return what the digest of the environment is where the pinned versions are installed.
+
+    Raises:
+        LpstepsError: The lock file is missing.
+    """
+    return _lines_digest(_pins(lock_file))
+
+
+def _lines_digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _pins(lock_file: Path) -> list[str]:
+    """Return the requirements without comments and blank lines, sorted."""
     try:
         lines = lock_file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise LpstepsError(
             f"{lock_file}: missing; it pins the environment of every result"
         ) from error
-    pins = sorted(filter(None, (line.split("#")[0].strip() for line in lines)))
-    text = "\n".join([*pins, *_installed_otherwise(pins)])
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+    return sorted(filter(None, (line.split("#")[0].strip() for line in lines)))
 
 
 def _installed_otherwise(pins: Iterable[str]) -> Iterator[str]:

@@ -309,17 +309,22 @@ def _task_settings(benchmark: HarnessSettings, tasks: Mapping[str, LocalTask]) -
     version = agreed.pop() if len(agreed) == 1 else versions
     if benchmark.task is not None:
         return {
-            "limit_order": "rows spread evenly over the split",
             "task": benchmark.task,
             "task_version": version,
             "template_sha256": _hash(templates[benchmark.task]),
         }
     return {
-        "limit_order": f"as many rows of each {benchmark.task_column}, spread evenly over it",
         "tasks": list(tasks),
         "task_version": version,
         "template_sha256": _hash(templates),
     }
+
+
+def _limit_order(benchmark: HarnessSettings) -> str:
+    """What a limited score states of the rows that it took, see :func:`limited_rows`."""
+    if benchmark.task is not None:
+        return "rows spread evenly over the split"
+    return f"as many rows of each {benchmark.task_column}, spread evenly over it"
 
 
 def _prompt_hash(samples: Sequence[dict[str, Any]]) -> str:
@@ -387,5 +392,6 @@ def score_benchmark(
             "prompts_sha256": _prompt_hash(samples),
             "shots": benchmark.shots,
         }
-        | _task_settings(benchmark, tasks),
+        | _task_settings(benchmark, tasks)
+        | ({} if limit is None else {"limit_order": _limit_order(benchmark)}),
     )

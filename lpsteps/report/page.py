@@ -262,7 +262,7 @@ def sample_sentences(payload: Mapping[str, Any]) -> list[str]:
     shown = [case for case in payload["run"]["limits"] if case["benchmark"] in titles]
     sentences = []
     for protocol, subject, unit, which in (
-        ("harness", "question-answering number", "documents", "spread evenly over its split"),
+        ("harness", "question-answering number", "documents", "spread evenly"),
         ("perplexity", "perplexity", "windows", "the first ones of its split"),
     ):
         cases = [case for case in shown if case["protocol"] == protocol]

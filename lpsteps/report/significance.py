@@ -11,8 +11,9 @@ makes a document hard moves both sides alike and cancels.
 
 Two questions are asked of the rows of a column: whether they differ from the best one, and whether
 the repaired ones differ from the same cut without repair. The p-values of one question, column and
-section are corrected together by Holm's method (Scandinavian Journal of Statistics 6, 1979).
-Nothing is corrected across columns, sections and tables.
+section are corrected together: those of pairs with the best row by Bonferroni over all pairs of
+rows, because the data chose it; the others by Holm's method (Scandinavian Journal of Statistics 6,
+1979). Nothing is corrected across columns, sections and tables.
 
 Selections often agree on the layers, so that rows are the same model by other names. Such rows are
 one hypothesis, not several: they count once, and none of them is compared with another.
@@ -70,7 +71,7 @@ class Finding:
         difference: Own number minus the other's.
         bounds: 95 % interval of the difference, resampled.
         p: Two-sided p-value of there being no difference.
-        adjusted: The same after Holm's correction.
+        adjusted: The same after the correction.
         family: How many comparisons it was corrected for.
         test: How it was found.
     """
@@ -138,8 +139,7 @@ def holm(p_values: Sequence[float]) -> tuple[int, list[float]]:
 def all_pairs(p_values: Sequence[float]) -> tuple[int, list[float]]:
     """Correct the p-values of the best of some rows beside each other one.
 
-    Which row is the best is known from the same samples. That of all pairs of rows none differs by
-    chance (Bonferroni) holds for whichever pairs are then looked at.
+    Bonferroni over all pairs of rows holds whichever of them the data then pick.
 
     Returns:
         The number of pairs of rows, and the corrected p-values in the same order.
@@ -182,7 +182,7 @@ def resampled_differences(
     return _drawn_differences(tuple(counts.tolist()), task, resamples, seed)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def _drawn_differences(
     counts: tuple[int, ...], task: int, resamples: int, seed: int
 ) -> Values | None:
@@ -202,7 +202,7 @@ def _drawn_differences(
     return differences
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _resampled_perplexity(losses: tuple[float, ...], corpus: int) -> Values:
     means = draws(len(losses), corpus, RESAMPLES, SEED) @ np.array(losses) / len(losses)
     perplexities: Values = np.exp(means)

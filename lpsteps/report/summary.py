@@ -73,7 +73,7 @@ def _beside(summary: Mapping[str, Any]) -> str:
     if summary["printed_only"]:
         printed = _counted(summary["printed_only"], "cell")
         return f"{printed} with a printed value, none of them measured."
-    return "The paper has no numbers for the models of this run."
+    return "The paper prints no number for what this run measures."
 
 
 def _comparisons(comparisons: Mapping[str, Mapping[str, int]]) -> str:

@@ -135,6 +135,11 @@ def test_environment_digest_follows_pins_only(tmp_path: Path):
         fingerprint.environment_digest(tmp_path / "none")
 
 
+def test_packages_that_results_come_from_are_pinned() -> None:
+    lock = Path(fingerprint.ROOT / "requirements.lock").read_text().splitlines()
+    assert {line.partition("==")[0] for line in lock} >= fingerprint._COMPUTING
+
+
 def test_another_installed_version_counts_where_results_come_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +158,7 @@ def test_another_installed_version_counts_where_results_come_from_it(
     assert fingerprint.environment_digest(lock) == pinned
     installed.update(torch="2.14.0")
     other = fingerprint.environment_digest(lock)
-    assert other != pinned
+    assert other != pinned == fingerprint.pinned_digest(lock)
     installed.update(torch="2.13.0", peft="1.1")
     assert fingerprint.environment_digest(lock) not in (pinned, other)
 

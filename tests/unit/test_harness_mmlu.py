@@ -268,7 +268,7 @@ def test_settings_hold_one_value_where_tasks_agree(
     score = score_benchmark(packed, benchmark, files[0], fewshot=files[1])
     assert score.settings["tasks"] == ["mmlu_anatomy", "mmlu_marketing", "mmlu_virology"]
     assert score.settings["task_version"] == "1.0"
-    assert score.settings["limit_order"] == "as many rows of each subject, spread evenly over it"
+    assert "limit_order" not in score.settings
     assert score.settings["shots"] == 5
     fewer = benchmark.model_copy(update={"tasks": {"mmlu_anatomy": "anatomy"}})
     other = score_benchmark(packed, fewer, files[0], fewshot=files[1])
@@ -303,6 +303,8 @@ def test_a_limit_goes_round_the_subjects(
     assert score.ids == expected
     outcome_of = dict(zip(full.ids, full.outcomes, strict=True))
     assert score.outcomes == [outcome_of[row] for row in expected]
+    said = {} if limit is None else {"as many rows of each subject, spread evenly over it"}
+    assert {score.settings.get("limit_order")} - {None} == set(said)
 
 
 def test_limited_counts_differ_by_one_at_most_while_rows_last() -> None:

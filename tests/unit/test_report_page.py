@@ -556,8 +556,8 @@ def limits(*cases: tuple[str, int, int]) -> dict[str, Any]:
         (
             [("piqa", 64, 1838), ("copa", 100, 100)],
             [
-                "Each question-answering number is on a limited number of documents, spread evenly "
-                "over its split: 64 for PIQA; all for COPA."
+                "Each question-answering number is on a limited number of documents, spread evenly: "
+                "64 for PIQA; all for COPA."
             ],
         ),
         ([], []),

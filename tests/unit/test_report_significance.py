@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from report_example import SMALL, variant_folder
 
 from lpsteps.artifacts import write_json
-from lpsteps.report.bootstrap import draws
+from lpsteps.report.bootstrap import RESAMPLES, draws
 from lpsteps.report.definitions import TableDefinition, load_table
 from lpsteps.report.evidence import Score, gather_evidence, parse_build_spec
 from lpsteps.report.payload import build_payload
@@ -118,6 +118,18 @@ def test_holm_by_hand() -> None:
     assert holm([]) == (0, [])
 
 
+def test_many_rows_can_be_told_from_the_best() -> None:
+    """The least p-value that resamples can give is small enough for all pairs of 33 rows."""
+    rng = np.random.default_rng(6)
+    easy = rng.normal(3, 0.1, 12).round(6).tolist()
+    rows = {"good": entry(perplexity(easy, "novels"))}
+    for row in range(32):
+        losses = [loss + 1 + 0.01 * row for loss in easy]
+        rows[f"bad {row}"] = entry(perplexity(losses, "novels"))
+    best, _ = compare_column(rows, list(rows), {}, {}, False)
+    assert len(best) == 32 and all(found.told_apart for found in best.values())
+
+
 def test_the_best_of_equal_rows_is_rarely_told_apart() -> None:
     """It is chosen from the samples that it is compared on, so its own pairs are too few to count."""
     rng = np.random.default_rng(5)
@@ -190,9 +202,9 @@ def test_perplexities_are_resampled_together() -> None:
     assert found is not None and found.test == "bootstrap"
     assert found.difference == rows[0].value - rows[1].value
     # One resample after the other, on the draws that the module documents.
-    counts = [draws(9, zlib.crc32(name), 5000, 0) for name in (b"one", b"two")]
+    counts = [draws(9, zlib.crc32(name), RESAMPLES, 0) for name in (b"one", b"two")]
     plain = []
-    for resample in range(5000):
+    for resample in range(RESAMPLES):
         means = np.zeros(2)
         for text in range(2):
             for row in range(2):
@@ -206,7 +218,7 @@ def test_perplexities_are_resampled_together() -> None:
         plain.append(means[0] - means[1])
     assert found.bounds == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=2e-6)
     below, above = sum(d <= 0 for d in plain), sum(d >= 0 for d in plain)
-    assert found.p == pytest.approx(min(1, 2 * (1 + min(below, above)) / 5001))
+    assert found.p == pytest.approx(min(1, 2 * (1 + min(below, above)) / (RESAMPLES + 1)))
 
 
 def test_means_weigh_their_tasks() -> None:
@@ -234,7 +246,7 @@ def test_retained_performance_resamples_the_dense_model_along() -> None:
     found = compare(*rows, "nothing")
     assert found is not None
     assert found.difference == found.bounds[0] == found.bounds[1] == 100
-    assert found.p == pytest.approx(2 / 5001) and found.test == "bootstrap"
+    assert found.p == pytest.approx(2 / (RESAMPLES + 1)) and found.test == "bootstrap"
     plain = compare(entry(*rows[0].scores), entry(*rows[1].scores), "nothing")
     assert plain is not None and plain.bounds[0] < plain.bounds[1]
     # One answer of the dense model is missing in a third of the resamples.

@@ -273,7 +273,7 @@ def test_a_summary_without_printed_counterparts_reads_naturally() -> None:
         "comparisons": {"versus_best": nothing, "versus_unrepaired": nothing},
     }
     view = summary_view(summary)
-    assert view.beside == "The paper has no numbers for the models of this run."
+    assert view.beside == "The paper prints no number for what this run measures."
     assert view.verdicts == () and view.caveat == "" and view.comparisons == ""
     assert summary_view(summary | {"printed_only": 3}).beside == (
         "3 cells with a printed value, none of them measured."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from project import snakemake
+from project import make_project, snakemake
 
 STATISTICS = "results/{model}/calibration/wikipedia/stats.parquet"
 FROM_STATISTICS = [
@@ -67,3 +69,29 @@ def test_the_same_settings_by_another_name_are_another_result(second: Path):
     assert build_again(second, path) == [path]
     record = (second / f"{path}.record.json").read_text()
     assert "results/tiny-b/" in record and "results/tiny/" not in record
+
+
+PRINT_PLANNED = """
+rule print_planned:
+    output:
+        "planned.json",
+    shell:
+        "printenv LPSTEPS_PLANNED_CODE > {output}"
+"""
+
+
+def test_jobs_of_a_shared_run_know_the_code_that_was_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    unfinished = make_project(tmp_path)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(cache))
+    with (unfinished / "Snakefile").open("a") as snakefile:
+        snakefile.write(PRINT_PLANNED)
+    assert snakemake(unfinished, "planned.json").returncode != 0
+    run = snakemake(unfinished, "planned.json", "--cache")
+    assert run.returncode == 0, run.stdout
+    planned = json.loads((unfinished / "planned.json").read_text())
+    assert planned.keys() >= {"lpsteps.calibration", "lpsteps.recovery.linearpatch"}
+    assert all(re.fullmatch(r"[0-9a-f]{16}", digest) for digest in planned.values())

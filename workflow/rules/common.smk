@@ -1,5 +1,6 @@
 """What all rules share: the checked config, code digests, the environment digest, name patterns."""
 
+import json
 import os
 import re
 import sys
@@ -43,6 +44,10 @@ ALL_CORES = job_resources.model_threads(
 
 # Dear and deterministic results are shared between working copies, if Snakemake runs with --cache.
 SHARED = workflow.workflow_settings.cache is not None
+if SHARED:
+    # Code must not change between planning, which chooses the place of a result in the cache, and
+    # the job. The first Snakemake of a run plans; those that it starts for single jobs do not.
+    os.environ.setdefault(program.PLANNED_CODE, json.dumps(package_digests()))
 
 SHORT_JOB_MB = 1500
 SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
