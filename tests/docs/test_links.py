@@ -25,6 +25,7 @@ PAGES = sorted(
 # Options of other programs that the documentation shows.
 OTHER_OPTIONS = {
     "conda": {"-f"},
+    "lm_eval": {"--limit", "--samples"},
     "hf": {"--revision", "--local-dir", "--include"},
     "pip": {"-r", "-e", "--no-deps"},
     "pytest": {"-m"},
