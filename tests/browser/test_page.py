@@ -291,7 +291,7 @@ def test_verdicts_and_comparisons_open_in_the_panel(page: str, browser: Browser)
     assert "differs: more than twice the standard error of 6.25" in facts["text"]
     assert "-14.29, standard error 6.25" in facts["text"]
     assert "exact McNemar test on the documents" in facts["text"]
-    assert "corrected for 4 comparisons" in facts["text"]
+    assert "corrected for 10 comparisons" in facts["text"]
     assert facts["best"].startswith("LinearPatch [S], ARC-e")
     assert "Compared with the same cut without repair" in facts["best"]
     assert facts["width"] <= 375

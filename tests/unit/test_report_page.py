@@ -540,7 +540,7 @@ def limits(*cases: tuple[str, int, int]) -> dict[str, Any]:
     [
         (
             [("piqa", 64, 1838), ("copa", 64, 100)],
-            ["Each question-answering number is on 64 documents, spread evenly over its split."],
+            ["Each question-answering number is on 64 documents, spread evenly."],
         ),
         (
             [("novels", 4, 31)],
