@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow test-slurm test-faults audit-dependencies check-harness check-export bench lint format lock schema reference screenshot clean
+.PHONY: report test test-slow test-slurm test-kubernetes test-faults audit-dependencies check-harness check-export bench lint format lock schema reference screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -25,6 +25,11 @@ test-slurm: $(INSTALLED)
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[slurm]
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGUMENTS)
+
+# Snakemake's executor for Kubernetes and its S3 plugin, with pods and a store on this machine.
+test-kubernetes: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[kubernetes] "moto[server]>=5"
+	$(BIN)/python -m pytest tests/kubernetes $(PYTEST_ARGUMENTS)
 
 # Kills, full disks, damaged files, a failing hub... on the tiny project; the table of outcomes goes
 # to docs/reliability.md.

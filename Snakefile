@@ -46,6 +46,12 @@ localrules:
     write_arguments,
 
 
+# The page names files all over the project: it is built where Snakemake runs, too, when the jobs
+# have nothing but what Snakemake moves.
+if STORED:
+    workflow.localrules("build_tables", "render_report")
+
+
 # Not for `--touch`, which runs nothing.
 onsuccess:
     if not workflow.touch:

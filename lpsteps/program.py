@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lpsteps import fingerprint, provenance
+from lpsteps import fingerprint, object_storage, provenance
 from lpsteps.artifacts import flush_to_disk, sha256_file, verify_file_manifest, write_json
 from lpsteps.errors import LpstepsError, first_line, printable
 
@@ -260,6 +260,10 @@ class StepRun:
             outputs[final].replace(final)
         for folder in self._folders:
             _remove_strays(folder, set(outputs))
+            if object_storage.in_use():
+                object_storage.pack(
+                    folder, [path for path in outputs if path.is_relative_to(folder)]
+                )
         for folder in {final.parent for final in outputs}:
             flush_to_disk(folder)
         self.discard()
@@ -402,7 +406,8 @@ def run_step(
     parser.add_argument("--spec", default="{}", help="settings, a dict as JSON or Python literal")
     parser.add_argument("--log", type=Path, help="file for messages and tracebacks")
     add_arguments(parser)
-    arguments = parser.parse_args(argv)
+    words = object_storage.project_paths(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(words)
     rule = module.rpartition(".")[2]
     try:
         logger = _open_log(module, arguments.log)
@@ -412,9 +417,8 @@ def run_step(
     previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
     step: StepRun | None = None
     try:
-        command = _expanded(
-            sys.argv[1:] if argv is None else argv, parser.fromfile_prefix_chars or ""
-        )
+        command = _expanded(words, parser.fromfile_prefix_chars or "")
+        object_storage.unpack_arguments(command)
         step = StepRun(module, parse_spec(arguments.spec), logger, command)
         body(step, arguments)
         step.commit()

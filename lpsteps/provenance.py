@@ -10,6 +10,7 @@ time.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import platform
 import resource
@@ -21,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lpsteps import object_storage
 from lpsteps.artifacts import canonical_json, read_json, sha256_bytes, sha256_file
 from lpsteps.errors import LpstepsError
 
@@ -29,6 +31,8 @@ SEAL = "record_sha256"
 RECORD_SUFFIX = ".record.json"
 GENERATED_FOLDERS = ("resources", "results")
 LOCK_FILE = Path("requirements.lock")
+GIT_STATE = "LPSTEPS_GIT_STATE"
+"""Environment variable: the state of the checkout, for jobs that have the code without it."""
 
 
 def record_path(output: Path) -> Path:
@@ -84,12 +88,15 @@ def check_recorded(path: Path, sha256: str) -> None:
 def git_state(folder: Path, *, besides: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return commit, its day and the dirty flag of the checkout, or an empty dict outside of one.
 
-    The day is that of the commit in UTC, as ``YYYY-MM-DD``.
+    The day is that of the commit in UTC, as ``YYYY-MM-DD``. Jobs that run elsewhere are told it.
 
     Args:
         folder: The checkout's top folder.
         besides: Paths in it that may be edited without making it dirty.
     """
+    told: dict[str, Any] | None = json.loads(os.environ.get(GIT_STATE, "null"))
+    if told is not None:
+        return told
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -202,18 +209,33 @@ class Lineage:
             raise LpstepsError(f"{record_path(path)}: missing, so nothing tells what made {path}")
         return None, path
 
-    def _verify(self, path: Path) -> None:
-        if not path.is_file():
+    def _find(self, path: Path) -> None:
+        """Check that a file is there, or stays in object storage, where large ones are left.
+
+        These are what a manifest speaks for: each step that read them has compared them with it.
+        """
+        manifest = object_storage.manifest_of(path)
+        if manifest is not None and not path.is_file():
+            object_storage.unpack(manifest)
+        stays_away = object_storage.in_use() and path.parts[0] in GENERATED_FOLDERS
+        if not path.is_file() and not (manifest and stays_away):
             raise LpstepsError(f"{path}: missing")
+
+    def _verify(self, path: Path) -> None:
+        self._find(path)
         record, target = self._record_of(path)
-        artifact = Artifact(path, sha256_file(path), path.stat().st_size, record, target)
+        outputs = record["outputs"] if record else []
+        recorded = {Path(entry["path"]): (entry["sha256"], entry["bytes"]) for entry in outputs}
+        if record and path not in recorded:
+            raise LpstepsError(f"{path}: its record is that of {', '.join(map(str, recorded))}")
+        sha256, size = (
+            (sha256_file(path), path.stat().st_size) if path.is_file() else recorded[path]
+        )
+        artifact = Artifact(path, sha256, size, record, target)
         self.artifacts[path] = artifact
         if record is None:
             return
-        recorded = {Path(entry["path"]): entry["sha256"] for entry in record["outputs"]}
-        if path not in recorded:
-            raise LpstepsError(f"{path}: its record is that of {', '.join(map(str, recorded))}")
-        if recorded[path] != artifact.sha256:
+        if recorded[path][0] != artifact.sha256:
             raise LpstepsError(f"{path}: was changed after {record['rule']} wrote it")
         for source, digest in artifact.inputs:
             problem = self.problem(source)

@@ -76,12 +76,21 @@ def _rules(jobs: list[Job]) -> str:
     )
 
 
+def _name(path: str) -> str:
+    """Return a file's path, or its address where it lies in object storage."""
+    stored = getattr(path, "storage_object", None)
+    return str(path) if stored is None else str(stored.query)
+
+
 def _place(graph: Graph) -> str:
     """Say where the page is when the run was about it, else where the files asked for are."""
-    made = {str(path) for job in graph.jobs for path in job.output}
-    if str(PAGE) in made:
-        return f"The page: {PAGE.resolve().as_uri()}"
-    asked = sorted(str(path) for path in graph.targetfiles)
+    made = [path for job in graph.jobs for path in job.output]
+    for path in made:
+        if str(path) == str(PAGE):
+            return f"The page: {PAGE.resolve().as_uri()}"
+        if str(path).endswith(f"/{PAGE}"):
+            return f"The page: {_name(path)}"
+    asked = sorted(_name(path) for path in graph.targetfiles)
     more = f" and {len(asked) - MOST_NAMED} more" if len(asked) > MOST_NAMED else ""
     return f"Made: {', '.join(asked[:MOST_NAMED])}{more}"
 
@@ -138,8 +147,9 @@ def after_failure(graph: Graph, failed: Iterable[Job], logs_shown: bool) -> str:
     members = [member for job in failed for member in _members(job)]
     for job in sorted(members, key=lambda job: [*map(str, job.log)]):
         for log in job.log:
-            lines.append(f"Failed: {job.name}; its log: {log}")
-            if not logs_shown:
+            lines.append(f"Failed: {job.name}; its log: {_name(log)}")
+            # The log of a job elsewhere is not here.
+            if not logs_shown and (_name(log) == str(log) or Path(log).exists()):
                 lines += [f"    {line}" for line in _last_lines(Path(log))]
     if not lines:
         return ""

@@ -141,3 +141,35 @@ def test_a_log_of_other_bytes_is_shown_all_the_same():
 
 def test_an_interruption_has_nothing_to_add():
     assert after_failure(Graph([], []), [], logs_shown=False) == ""
+
+
+@dataclass(frozen=True)
+class Address:
+    query: str
+
+
+class StoredFile(str):
+    """The local copy of a file in object storage, as Snakemake has it."""
+
+    @property
+    def storage_object(self) -> Address:
+        return Address(f"s3://bucket/{self.removeprefix('.snakemake/storage/s3/bucket/')}")
+
+
+def stored(path: str) -> StoredFile:
+    return StoredFile(f".snakemake/storage/s3/bucket/{path}")
+
+
+def test_files_in_object_storage_are_named_by_their_address():
+    page = Job("render_report", (stored(str(PAGE)),))
+    assert after_success(Graph([page], [page])).endswith(f"\nThe page: s3://bucket/{PAGE}")
+    score = Job("evaluate", (stored("results/a.json"),))
+    graph = Graph([score], [score], {stored("results/a.json")})
+    assert after_success(graph).endswith("\nMade: s3://bucket/results/a.json")
+
+
+def test_a_log_that_is_elsewhere_is_not_said_to_be_empty(folder: Path):
+    failed = Job("evaluate", (stored("results/a.json"),), log=(stored("logs/a.log"),))
+    text = after_failure(Graph([failed], []), [failed], logs_shown=False)
+    assert text.splitlines()[0] == "Failed: evaluate; its log: s3://bucket/logs/a.log"
+    assert len(text.splitlines()) == 2

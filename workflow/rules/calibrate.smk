@@ -3,7 +3,8 @@
 
 rule choose_dtype:
     input:
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
     output:
         compute="results/{model}/compute.json",
         record=record("results/{model}/compute.json"),
@@ -27,7 +28,8 @@ rule choose_dtype:
 
 rule extend_windows:
     input:
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         windows=lambda wildcards: jobs.corpus_windows(
             CONFIG, wildcards.model, wildcards.calibration
@@ -61,7 +63,8 @@ rule extend_windows:
 
 rule calibrate:
     input:
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
@@ -94,7 +97,8 @@ rule calibrate:
 rule measure_token_scales:
     input:
         plan="results/{model}/calibration/{calibration}/selection/{selection}/n{n}/plan.json",
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration

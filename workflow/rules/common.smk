@@ -9,9 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
+from snakemake.io import is_flagged
 from snakemake.logging import logger
 
-from lpsteps import job_resources, program, run_summary
+from lpsteps import job_resources, object_storage, program, provenance, run_summary
 from lpsteps import jobs
 from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
@@ -49,6 +50,23 @@ if SHARED:
     # the job. The first Snakemake of a run plans; those that it starts for single jobs do not.
     os.environ.setdefault(program.PLANNED_CODE, json.dumps(package_digests()))
 
+# With a default storage provider, as in a Kubernetes cluster, jobs share no folder: each has the
+# sources and what its rule declares.
+STORED = workflow.storage_settings.default_storage_provider is not None
+if STORED:
+    stored_file = workflow.modifier.modify_path("manifest.json")
+    try:
+        object_storage.use(Path(stored_file).parent)
+    except LpstepsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1)
+    # Jobs have no checkout, and nothing tells them how many cores of their machine are theirs.
+    os.environ.setdefault(
+        provenance.GIT_STATE, json.dumps(provenance.git_state(Path(workflow.basedir)))
+    )
+    os.environ.setdefault("LPSTEPS_THREADS", str(ALL_CORES))
+    workflow.register_envvars(provenance.GIT_STATE, "LPSTEPS_THREADS")
+
 SHORT_JOB_MB = 1500
 SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
 # Where these jobs are one job of a cluster, its profile lets them run one after the other: that job
@@ -76,6 +94,48 @@ def record(path):
     return f"{path}{RECORD_SUFFIX}"
 
 
+def beside(*paths):
+    """What jobs read beside the manifests among these, where Snakemake has to bring it along."""
+    found = [object_storage.undeclared(Path(path)) for path in paths] if STORED else []
+    return [str(path) for path in found if path is not None]
+
+
+def made_beside(manifest):
+    """The folder of a manifest's files as an output, by its name."""
+    return {"files": directory(*beside(manifest))} if STORED else {}
+
+
+def made_from(path):
+    """The files that a job of the workflow makes a file from, none if no job makes it."""
+    stored = workflow.modifier.modify_path(path)
+    for entry in workflow.rules:
+        if entry.is_producer(stored):
+            files, *_ = entry.expand_input(entry.get_wildcards(stored))
+            return object_storage.project_paths(
+                [file for file in files if not is_flagged(file, "local")]
+            )
+    return []
+
+
+def behind(paths):
+    """All files that some were made from and the records of all, where Snakemake has to bring them.
+
+    On one machine the step that follows the records finds them by itself. What manifests speak for
+    is left out: the jobs that read it have compared it with them.
+    """
+    found, pending = set(), list(paths) if STORED else []
+    while pending:
+        path = pending.pop()
+        if path not in found:
+            found.add(path)
+            pending += made_from(path)
+    made = {path for path in found if not path.endswith(object_storage.SUFFIX)}
+    return sorted(made | {record(path) for path in made if made_from(path)})
+
+
+MODEL = "resources/models/{model}/manifest.json"
+
+
 def alternatives(names):
     """A pattern that matches these names and no other."""
     return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
@@ -86,14 +146,21 @@ def options(files, *names):
     return " ".join(f"--{name} {files[name]}" for name in names if name in files)
 
 
+def archive_of_model(wildcards):
+    """The archive that holds the model."""
+    archive = jobs.archive_of_model(CONFIG, wildcards.model)
+    return f"resources/archives/{archive}/manifest.json"
+
+
 def dataset_inputs(wildcards):
     """The archive that holds the dataset, the local files, or nothing when it is on the hub."""
     archive = jobs.archive_of_dataset(CONFIG, wildcards.dataset)
-    files = (
-        {"archive": f"resources/archives/{archive}/manifest.json"} if archive else {}
-    )
-    local = jobs.local_files(CONFIG, wildcards.dataset)
-    return {**files, **({"local": local} if local else {})}
+    own = jobs.local_files(CONFIG, wildcards.dataset)
+    files = {"local": local(own)} if own else {}
+    if archive:
+        files["archive"] = f"resources/archives/{archive}/manifest.json"
+        files["archive_files"] = beside(files["archive"])
+    return files
 
 
 def calibration_inputs(wildcards, needs):
@@ -117,6 +184,7 @@ def selection_inputs(wildcards):
     files = calibration_inputs(wildcards, needs)
     if "model" in needs:
         files["model"] = f"resources/models/{wildcards.model}/manifest.json"
+        files["model_files"] = beside(files["model"])
     return files
 
 
@@ -136,24 +204,27 @@ def recovery_inputs(wildcards):
         files["moments"] = (
             f"{plan_of(wildcards).plan_folder}/moments/{kind}.manifest.json"
         )
+        files["moments_files"] = beside(files["moments"])
     return files
 
 
 def training_inputs(wildcards):
     """The patch to start from, and the stored targets where there are any."""
     plan = plan_of(wildcards)
-    start = jobs.distilled(CONFIG, wildcards.recovery).start
+    name = jobs.distilled(CONFIG, wildcards.recovery).start
+    start = f"{plan.plan_folder}/{name}/patch.manifest.json"
     teacher = jobs.teacher_manifest(CONFIG, plan, wildcards.recovery)
     return {
-        "start": f"{plan.plan_folder}/{start}/patch.manifest.json",
-        **({"teacher": teacher} if teacher else {}),
+        "start": start,
+        "start_files": beside(start),
+        **({"teacher": teacher, "teacher_files": beside(teacher)} if teacher else {}),
     }
 
 
 def stored_targets(wildcards):
     """A store of targets whose size can be measured, where the profile has one."""
     store = jobs.stored_targets(CONFIG, wildcards.model)
-    return {"store": store} if store else {}
+    return {"store": store, "store_files": beside(store)} if store else {}
 
 
 def training_text(wildcards, part):
@@ -161,6 +232,9 @@ def training_text(wildcards, part):
     sources = getattr(jobs.training_text(CONFIG), part)
     return jobs.training_files(wildcards.model, sources)
 
+
+# The step programs' options for what makes a variant.
+VARIANT_OPTIONS = ("plan", "patch-manifest", "width-manifest")
 
 # The step program's option for each benchmark's data.
 DATA_OPTION = {"perplexity": "windows", "harness": "data"}
@@ -172,11 +246,13 @@ def variant_inputs(wildcards):
     if not variant.n:
         return {}
     if variant.width:
-        return {"width-manifest": f"{variant.folder}/width.manifest.json"}
+        manifest = f"{variant.folder}/width.manifest.json"
+        return {"width-manifest": manifest, "width_files": beside(manifest)}
     manifest = f"{variant.folder}/patch.manifest.json"
     return {
         "plan": f"{variant.plan_folder}/plan.json",
         "patch-manifest": manifest,
+        "patch_files": beside(manifest),
     }
 
 
@@ -241,6 +317,17 @@ def exported_variant(wildcards):
     return jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)
 
 
+def exported_files(wildcards):
+    """What an export is made from."""
+    files = [
+        MODEL.format(model=wildcards.model),
+        *exported_scores(wildcards).values(),
+        *exported_dense_scores(wildcards).values(),
+    ]
+    named = variant_inputs(wildcards)
+    return files + [named[name] for name in VARIANT_OPTIONS if name in named]
+
+
 def exported_scores(wildcards):
     """`{benchmark: file}` of the scores that the model card shows."""
     return exports.score_files(CONFIG, exported_variant(wildcards))
@@ -254,4 +341,4 @@ def exported_dense_scores(wildcards):
 def modeling_inputs(wildcards):
     """The source of the model class that the checkpoint may have to bring along."""
     source = exports.modeling_file(exported_variant(wildcards))
-    return {"modeling": source} if source else {}
+    return {"modeling": local(source)} if source else {}

@@ -8,10 +8,13 @@ rule store_teacher:
     input:
         plan=f"{PLAN_FOLDER}/plan.json",
         start=f"{PLAN_FOLDER}/{{start}}/patch.manifest.json",
-        model="resources/models/{model}/manifest.json",
+        start_files=beside(f"{PLAN_FOLDER}/{{start}}/patch.manifest.json"),
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         fit=lambda wildcards: list(training_text(wildcards, "fit").values()),
     output:
+        **made_beside(f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json"),
         manifest=f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json",
         record=record(f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json"),
     log:
@@ -41,7 +44,8 @@ rule distill:
     input:
         unpack(training_inputs),
         plan=f"{PLAN_FOLDER}/plan.json",
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         fit=lambda wildcards: list(training_text(wildcards, "fit").values()),
         heldout=lambda wildcards: list(training_text(wildcards, "heldout").values()),

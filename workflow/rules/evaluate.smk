@@ -18,10 +18,14 @@ for suite, entry in CONFIG.profile.suites.items():
             f"evaluate_{suite}"
         input:
             unpack(variant_inputs),
-            model="resources/models/{model}/manifest.json",
+            model=MODEL,
+            model_files=beside(MODEL),
             compute="results/{model}/compute.json",
             data=lambda wildcards, suite=suite: list(
                 jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
+            ),
+            data_files=lambda wildcards, suite=suite: beside(
+                *jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
             ),
         output:
             **score_outputs("results/{model}/{lineage}", entry.benchmarks),
@@ -42,7 +46,7 @@ for suite, entry in CONFIG.profile.suites.items():
             place="{model}/{lineage}",
             step=f"lpsteps.steps.evaluate_{entry.protocol}",
             variant=lambda wildcards: options(
-                variant_inputs(wildcards), "plan", "patch-manifest", "width-manifest"
+                variant_inputs(wildcards), *VARIANT_OPTIONS
             ),
             data=lambda wildcards, suite=suite, protocol=entry.protocol: named_options(
                 DATA_OPTION[protocol],

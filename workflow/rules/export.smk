@@ -5,11 +5,14 @@ rule export_model:
     input:
         unpack(variant_inputs),
         unpack(modeling_inputs),
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         scores=lambda wildcards: list(exported_scores(wildcards).values()),
         dense_scores=lambda wildcards: list(exported_dense_scores(wildcards).values()),
+        lineage=lambda wildcards: behind(exported_files(wildcards)),
     output:
+        **made_beside("results/{model}/{lineage}/checkpoint/manifest.json"),
         manifest="results/{model}/{lineage}/checkpoint/manifest.json",
         record=record("results/{model}/{lineage}/checkpoint/manifest.json"),
     log:
@@ -27,9 +30,7 @@ rule export_model:
         env=ENVIRONMENT,
         variant=lambda wildcards: options(
             {**variant_inputs(wildcards), **modeling_inputs(wildcards)},
-            "plan",
-            "patch-manifest",
-            "width-manifest",
+            *VARIANT_OPTIONS,
             "modeling",
         ),
         scores=lambda wildcards: named_options("score", exported_scores(wildcards)),

@@ -4,7 +4,8 @@
 rule measure_overheads:
     input:
         unpack(stored_targets),
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
     output:
         overheads="results/{model}/overheads.json",

@@ -5,7 +5,8 @@ WIDTH_FOLDER = "results/{model}/calibration/{calibration}/width/{width}/n{n}"
 
 rule prune_width:
     input:
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration

@@ -9,7 +9,8 @@ PLAN_FOLDER = "results/{model}/calibration/{calibration}/selection/{selection}/n
 rule measure_moments:
     input:
         plan=f"{PLAN_FOLDER}/plan.json",
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         compute="results/{model}/compute.json",
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
@@ -52,7 +53,8 @@ rule build_patch:
     input:
         unpack(recovery_inputs),
         plan=f"{PLAN_FOLDER}/plan.json",
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
     output:
         patch=f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors",
         manifest=f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json",

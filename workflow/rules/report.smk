@@ -8,9 +8,9 @@ TABLE_FILES = [f"reports/tables/{table}.csv" for table in TABLES]
 FIGURE_FILES = [f"reports/figures/{figure}.csv" for figure in FIGURES]
 TABLE_INPUTS = {
     **jobs.table_inputs(CONFIG),
-    "definitions": [f"reports/tables/{table}.yaml" for table in TABLES],
-    "figures": [f"reports/figures/{figure}.yaml" for figure in FIGURES],
-    "published": jobs.published_files(CONFIG),
+    "definitions": local([f"reports/tables/{table}.yaml" for table in TABLES]),
+    "figures": local([f"reports/figures/{figure}.yaml" for figure in FIGURES]),
+    "published": local(jobs.published_files(CONFIG)),
 }
 
 
@@ -19,7 +19,7 @@ TABLE_INPUTS = {
 # measured; the records of the tables repeat all its lines, which is why it has none itself.
 rule write_arguments:
     input:
-        template="workflow/templates/build_tables.txt.j2",
+        template=local("workflow/templates/build_tables.txt.j2"),
     output:
         "results/arguments/build_tables.txt",
     # Nothing is written to it, but the linter wants every rule to name one.
@@ -40,6 +40,9 @@ rule write_arguments:
 rule build_tables:
     input:
         **TABLE_INPUTS,
+        lineage=lambda wildcards: behind(
+            path for paths in jobs.table_inputs(CONFIG).values() for path in paths
+        ),
         arguments="results/arguments/build_tables.txt",
     output:
         json="reports/tables.json",
@@ -71,7 +74,9 @@ rule render_report:
         # The page names them. Snakemake looks at what it recorded of a job only if it did so for
         # all of its outputs, so a profile with one more table would change nothing without this.
         files=TABLE_FILES + FIGURE_FILES,
-        templates=sorted(str(path) for path in Path("reports/templates").glob("*")),
+        templates=local(
+            sorted(str(path) for path in Path("reports/templates").glob("*"))
+        ),
     output:
         page=report(
             "reports/tables.html",

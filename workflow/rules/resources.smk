@@ -25,6 +25,7 @@ onstart:
 
 rule fetch_archive:
     output:
+        **made_beside("resources/archives/{archive}/manifest.json"),
         manifest="resources/archives/{archive}/manifest.json",
         record=record("resources/archives/{archive}/manifest.json"),
     log:
@@ -44,10 +45,10 @@ rule fetch_archive:
 
 rule convert_model:
     input:
-        archive=lambda wildcards: (
-            f"resources/archives/{jobs.archive_of_model(CONFIG, wildcards.model)}/manifest.json"
-        ),
+        archive=archive_of_model,
+        archive_files=lambda wildcards: beside(archive_of_model(wildcards)),
     output:
+        **made_beside("resources/models/{model}/manifest.json"),
         manifest="resources/models/{model}/manifest.json",
         record=record("resources/models/{model}/manifest.json"),
     log:
@@ -81,8 +82,9 @@ rule convert_model:
 
 rule fetch_model:
     input:
-        local=lambda wildcards: jobs.local_model_files(CONFIG, wildcards.model),
+        local=lambda wildcards: local(jobs.local_model_files(CONFIG, wildcards.model)),
     output:
+        **made_beside("resources/models/{model}/manifest.json"),
         manifest="resources/models/{model}/manifest.json",
         record=record("resources/models/{model}/manifest.json"),
     log:
@@ -110,6 +112,7 @@ rule fetch_data:
     input:
         unpack(dataset_inputs),
     output:
+        **made_beside("resources/data/{dataset}/manifest.json"),
         manifest="resources/data/{dataset}/manifest.json",
         record=record("resources/data/{dataset}/manifest.json"),
     log:
@@ -130,8 +133,12 @@ rule fetch_data:
 
 rule tokenize_corpus:
     input:
-        model="resources/models/{model}/manifest.json",
+        model=MODEL,
+        model_files=beside(MODEL),
         data=lambda wildcards: jobs.corpora_manifest(CONFIG, wildcards.corpus),
+        data_files=lambda wildcards: beside(
+            jobs.corpora_manifest(CONFIG, wildcards.corpus)
+        ),
     output:
         windows="results/{model}/windows/{corpus}/{split}.parquet",
         record=record("results/{model}/windows/{corpus}/{split}.parquet"),
