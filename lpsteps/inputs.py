@@ -47,8 +47,11 @@ class ModelInput:
             )
         return self.text
 
-    def load(self) -> PreTrainedModel:
+    def load(self, copies: int = 1) -> PreTrainedModel:
         """Set up torch and load the dense model, for inference, in the dtype chosen for it.
+
+        Args:
+            copies: How many times its weights' memory is going to be needed.
 
         Raises:
             LpstepsError: ``compute.json`` is malformed or names a device that is not there, or the
@@ -58,7 +61,7 @@ class ModelInput:
 
         configure_torch()
         compute = read_compute(self.compute)
-        return load_model(self.folder, compute.dtype, device=compute.device)
+        return load_model(self.folder, compute.dtype, device=compute.device, copies=copies)
 
     def facts(self) -> dict[str, str | int]:
         """Return what a step's record says of a run: dtype, device and number of threads.

@@ -93,8 +93,11 @@ class Model(Section):
     )
     add_bos: bool = Field(default=False, description="Put the BOS token in front of every text")
     trust_remote_code: bool = Field(default=False, description="Run code from the model repository")
-    gpus: Literal[0, 1] = Field(
-        default=0, description="GPUs that a job which runs the model asks a cluster for"
+    gpus: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="GPUs that a job which runs the model asks a cluster for",
     )
 
 

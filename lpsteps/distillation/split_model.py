@@ -179,10 +179,10 @@ class SplitModel:
         return replaced
 
     def _weights_of(self, boundary: int) -> dict[str, torch.Tensor]:
-        """Return the student's own weights in the dtype that the model computes in."""
+        """Return the student's own weights in the dtype and where the model computes."""
         module = [*self.decoder.layers, self.decoder.norm][boundary]
         return {
-            name: weight.to(module.get_parameter(name).dtype)
+            name: weight.to(module.get_parameter(name))
             for name, weight in self._replaced.get(boundary, {}).items()
         }
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -23,6 +23,7 @@ from lpsteps.export.custom_code import (
 from lpsteps.export.settings import Form
 from lpsteps.models.folding import fold_patches, folding_obstacle
 from lpsteps.models.layers import decoder_of
+from lpsteps.models.loading import place
 from lpsteps.models.surgery import apply_plan, check_plan, surviving_layers
 from lpsteps.models.width import apply_width
 from lpsteps.patches import PatchSet
@@ -180,4 +181,4 @@ def load_checkpoint(folder: Path, *, device: torch.device, trusted: bool) -> Pre
     model = AutoModelForCausalLM.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, trust_remote_code=trusted
     )
-    return cast(PreTrainedModel, model.eval().requires_grad_(False).to(device))
+    return place(model.eval().requires_grad_(False), device)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from lpsteps.errors import LpstepsError, first_line, nearest
 from lpsteps.models.families import check_family, check_remote_code, needs_code
 from lpsteps.models.gpu_slots import claim_slot
 from lpsteps.models.layers import check_head
+from lpsteps.models.spreading import devices_needed, spread, weight_bytes
 
 THREADS_VARIABLE = "LPSTEPS_THREADS"
 
@@ -123,13 +124,67 @@ def own_gpu() -> torch.device:
     Jobs that run side by side each get another of the devices that they see; where there are fewer
     devices than jobs, the rest share the first.
     """
-    devices = range(torch.cuda.device_count())
-    names = [str(torch.cuda.get_device_properties(index).uuid) for index in devices]
-    slot = claim_slot(names, Path(tempfile.gettempdir()))
-    device = torch.device("cuda", 0 if slot is None else slot.index)
+    claimed = _claim_gpu(())
+    device = torch.device("cuda", 0 if claimed is None else claimed)
     # Whatever names no device means this one, and takes no memory of another.
     torch.cuda.set_device(device)
     return device
+
+
+def _claim_gpu(besides: Collection[int]) -> int | None:
+    """Lock a CUDA device that no other process has locked; returns its index, None without one.
+
+    Args:
+        besides: Devices that are this process's own already.
+    """
+    indices = [index for index in range(torch.cuda.device_count()) if index not in besides]
+    names = [str(torch.cuda.get_device_properties(index).uuid) for index in indices]
+    slot = claim_slot(names, Path(tempfile.gettempdir()))
+    return None if slot is None else indices[slot.index]
+
+
+@cache
+def _further_gpus() -> list[int]:
+    """Indices of the devices that this process has locked besides its first; the list grows."""
+    return []
+
+
+def place(model: PreTrainedModel, device: torch.device, *, copies: int = 1) -> PreTrainedModel:
+    """Put a model on a device, or on as many more GPUs as its weights need.
+
+    Args:
+        model: A causal language model of a known family, on the CPU.
+        device: The CPU, or a CUDA device.
+        copies: How many times its weights' memory is going to be needed, for copies or gradients.
+
+    Returns:
+        The model.
+
+    Raises:
+        LpstepsError: It does not fit into the GPUs that no other job uses.
+    """
+    if device.type != "cuda":
+        return cast(PreTrainedModel, model.to(device))
+    size, indices = copies * weight_bytes(model), [device.index, *_further_gpus()]
+    while True:
+        free = [torch.cuda.mem_get_info(index)[0] for index in indices]
+        count = devices_needed(size, free)
+        if count is not None:
+            break
+        claimed = _claim_gpu(indices)
+        if claimed is None:
+            raise LpstepsError(
+                f"{copies} x {weight_bytes(model) / 1e9:.1f} GB of weights do not fit into the "
+                f"{len(indices)} GPUs that this job can have, which have {sum(free) / 1e9:.1f} GB "
+                "free; let it have more (gpus of the model in config/models.yaml, "
+                "CUDA_VISIBLE_DEVICES), or set dtype: bfloat16"
+            )
+        _further_gpus().append(claimed)
+        indices.append(claimed)
+    if count == 1:
+        return cast(PreTrainedModel, model.to(device))
+    spread(model, [torch.device("cuda", index) for index in indices[:count]], free[:count])
+    return model
 
 
 def read_compute(path: Path) -> Compute:
@@ -157,6 +212,7 @@ def load_model(
     dtype: torch.dtype,
     *,
     device: torch.device | None = None,
+    copies: int = 1,
 ) -> PreTrainedModel:
     """Load a causal language model for inference.
 
@@ -168,13 +224,15 @@ def load_model(
     Args:
         folder: A local folder with `config.json` and safetensors weights.
         dtype: The dtype of the weights in memory.
-        device: Where to put it; by default a CUDA device of its own, else the CPU.
+        device: Where to put it; by default a CUDA device of its own, else the CPU. One that does
+            not fit into its GPU is spread over several, see :mod:`lpsteps.models.spreading`.
+        copies: How many times its weights' memory is going to be needed, for copies or gradients.
 
     Returns:
         The model in evaluation mode, with no parameter that requires a gradient.
 
     Raises:
-        LpstepsError: The folder does not hold such a model.
+        LpstepsError: The folder does not hold such a model, or it does not fit into the GPUs.
     """
     if not (folder / "config.json").is_file():
         raise LpstepsError(f"{folder}: no config.json: not a model folder")
@@ -208,7 +266,7 @@ def load_model(
         transformers_logging.set_verbosity(verbosity)
     _check_loaded(folder, found)
     model.requires_grad_(False)
-    model = cast(PreTrainedModel, model.eval().to(device or default_device()))
+    model = place(model.eval(), device or default_device(), copies=copies)
     check_head(model)
     return model
 

@@ -171,7 +171,7 @@ def _fit_in_front(
     """
     hidden_size = streams.dense[0].shape[-1]
     equations = _NormalEquations(
-        hidden_size + projection.in_features, hidden_size, projection.weight.device
+        hidden_size + projection.in_features, hidden_size, streams.dense[0].device
     )
     watched = streams.read_by(projection, layer, stand_in)
     for (read, rows), target, ordinary in zip(
@@ -195,7 +195,7 @@ def _fit_in_front(
             f"layer {layer}: the patch behind it is singular, so that no change of its MLP can "
             "make up for it; set in_front: false"
         )
-    projection.weight.copy_(projection.weight.double() + change.T)
+    projection.weight.copy_(projection.weight.double() + change.T.to(projection.weight.device))
 
 
 def _fit_projection(
@@ -211,7 +211,7 @@ def _fit_projection(
         The relative errors before the change.
     """
     equations = _NormalEquations(
-        projection.in_features, projection.out_features, projection.weight.device
+        projection.in_features, projection.out_features, streams.dense[0].device
     )
     found: list[torch.Tensor] = []
     watched = streams.read_by(projection, layer, stand_in)
@@ -221,7 +221,7 @@ def _fit_projection(
         equations.add(read[ordinary], (target.flatten(0, -2) - rows)[ordinary])
         found.append(rows)
     change = equations.solve(settings.ridge * equations.mean_squares(), "ridge")
-    projection.weight.copy_(projection.weight.double() + change.T)
+    projection.weight.copy_(projection.weight.double() + change.T.to(projection.weight.device))
     return relative_errors(streams.dense, found)
 
 

@@ -84,7 +84,7 @@ class TwinStreams:
         try:
             for hidden in self.repaired:
                 rows = self._callers[len(hidden)].run(layer, hidden, stand_in).flatten(0, -2)
-                yield read.pop().reshape(len(rows), -1), rows
+                yield read.pop().reshape(len(rows), -1).to(rows.device), rows
         finally:
             handle.remove()
 

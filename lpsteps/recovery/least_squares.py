@@ -150,7 +150,9 @@ def build(context: RecoveryContext, params: Params) -> PatchSet:
     Raises:
         LpstepsError: As :func:`fit_gap` does, or an input is missing or foreign.
     """
-    dense = context.needed_model().load() if params.statistics == "sequential" else None
+    # The second copy is the repaired model, whose statistics the next gap is fitted to.
+    sequential = params.statistics == "sequential"
+    dense = context.needed_model().load(copies=2) if sequential else None
     gaps: list[GapPatch] = []
     audit: dict[str, npt.NDArray[np.float64]] = {}
     for index, (start, end) in enumerate(context.plan.gaps):

@@ -84,7 +84,7 @@ def trained_transform(
     def loss(tokens: torch.Tensor) -> torch.Tensor:
         batch = read_gap(model, tokens, start, end)
         # Some families flatten the tokens of a batch in front of the projection.
-        m = branch.pop().float().reshape(batch.source.shape)
+        m = branch.pop().to(batch.source).reshape(batch.source.shape)
         y = batch.source - m
         if params.objective == "fast":
             cosine = cosine_similarity(m @ transform, batch.target - y, dim=-1)

@@ -104,4 +104,5 @@ def rank(context: SelectionContext, params: Params) -> Ranking:
     """Load the model and rank its layers by rising importance; the lowest of equal ones first."""
     source = context.needed_model()
     windows = text_to_use(source.windows, params)
-    return ranked_layers(importances(source.load(), windows, params.batch), params)
+    # Weights and gradients in float32, of a model that may be loaded in half of it.
+    return ranked_layers(importances(source.load(copies=4), windows, params.batch), params)

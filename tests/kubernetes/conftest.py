@@ -66,10 +66,7 @@ def a_runner(fresh: Path, store: str, folder: Path) -> Iterator[Runner]:
     shutil.copytree(fresh, project, symlinks=True)
     (folder / "cluster").mkdir()
     with running_cluster(folder / "cluster") as (cluster, kubeconfig):
-        runner = Runner(project, store, cluster, kubeconfig)
-        yield runner
-        for stored in runner.bucket().objects.all():
-            stored.delete()
+        yield Runner(project, store, folder.name, cluster, kubeconfig)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from project import make_project, profile, write_yaml
 
 SMALL = "config/small.yaml"
 PAGE = "reports/tables.html"
-PREFIX = "s3://pruning/run"
+BUCKET = "pruning"
 SECONDS = 3000
 IGNORED = [
     *(".snakemake/", "logs/", "resources/", "results/", "__pycache__/", "reports/tables.*"),
@@ -62,11 +62,17 @@ class Runner:
 
     project: Path
     store: str
+    folder: str
     cluster: Cluster
     kubeconfig: Path
 
+    @property
+    def address(self) -> str:
+        """Where its files are."""
+        return f"s3://{BUCKET}/{self.folder}"
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        options = ["--default-storage-prefix", PREFIX, "--container-image", "image"]
+        options = ["--default-storage-prefix", self.address, "--container-image", "image"]
         options += ["--jobs", "2", "--max-threads", "1", "--configfile", SMALL]
         return subprocess.Popen(
             [
@@ -104,9 +110,12 @@ class Runner:
 
         keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
         store = boto3.resource("s3", endpoint_url=self.store, region_name="us-east-1", **keys)
-        return store.Bucket("pruning")
+        return store.Bucket(BUCKET)
 
     def stored(self) -> dict[str, bytes]:
         """All files in the store, by their names in the project."""
-        objects = self.bucket().objects.all()
-        return {object.key.removeprefix("run/"): object.get()["Body"].read() for object in objects}
+        prefix = f"{self.folder}/"
+        return {
+            stored.key.removeprefix(prefix): stored.get()["Body"].read()
+            for stored in self.bucket().objects.filter(Prefix=prefix)
+        }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from project import write_yaml
-from stored_run import PAGE, PREFIX, Runner
+from stored_run import PAGE, Runner
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def payloads(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def test_a_page_has_the_same_bytes_as_on_one_machine(local: Path, finished: tuple[Runner, str]):
     runner, output = finished
-    assert f"The page: {PREFIX}/{PAGE}" in output
+    assert f"The page: {runner.address}/{PAGE}" in output
     made = {name: file for name, file in payloads(runner.stored()).items() if ".files/" not in name}
     names = [str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()]
     expected = payloads({name: (local / name).read_bytes() for name in names})
@@ -117,5 +117,5 @@ def test_a_failed_job_is_named_with_the_address_of_its_log(runner: Runner):
     process = runner.start(COMPUTE, "--retries", "0")
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert f"Failed: choose_dtype; its log: {PREFIX}/logs/choose_dtype/tiny.log" in output
+    assert f"Failed: choose_dtype; its log: {runner.address}/logs/choose_dtype/tiny.log" in output
     assert "The same command continues from here." in output

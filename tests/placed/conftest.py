@@ -1,0 +1,3 @@
+"""The devices, before anything that asks torch for one."""
+
+import placed_tensors  # noqa: F401
