@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from accelerate import dispatch_model, infer_auto_device_map
+from exported import exported, patches_of, plan_of
 from placed_tensors import FIRST, SECOND, MixedDevicesError, placed_devices
 from tiny_families import COMMON, FAMILIES
 
@@ -23,6 +25,7 @@ from lpsteps.distillation.distiller import Distiller
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.evaluation.perplexity import window_losses
 from lpsteps.evaluation.scoring import Request, score_requests
+from lpsteps.export.checkpoint import Pruning
 from lpsteps.hadamard import basis_matrix
 from lpsteps.inputs import ModelInput
 from lpsteps.models.gap_moments import gap_moments
@@ -310,3 +313,40 @@ def test_width_pruning(monkeypatch: pytest.MonkeyPatch):
 
     expected, found = on_both(use)
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_an_exported_model_under_an_automatic_device_map(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As transformers does it for `device_map="auto"`, with the devices' own names."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("accelerate.hooks.set_module_tensor_to_device", set_tensor)
+    plan = plan_of(2, 3)
+    pruning = Pruning(plan, patches_of(plan, "matrix"))
+    tokens = torch.from_numpy(WINDOWS[:2])
+    model, form = exported(tiny(family), pruning, tmp_path / "export")
+    assert form == "layer_pruned"
+    model.set_attn_implementation("eager")
+    expected = model(tokens).logits
+    with placed_devices():
+        places = infer_auto_device_map(
+            model,
+            max_memory={0: "120kB", 1: "10MB"},
+            no_split_module_classes=model._no_split_modules,
+        )
+        devices = {name: (FIRST, SECOND)[place] for name, place in places.items()}
+        assert set(devices.values()) == {FIRST, SECOND}
+        dispatch_model(model, devices, main_device=FIRST, force_hooks=True)
+        assert_same(model(tokens.to(FIRST)).logits, expected)
+
+
+def set_tensor(module: torch.nn.Module, name: str, device: torch.device, **_: Any) -> None:
+    """As accelerate's function of that name, which looks into the memory of a tensor."""
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    old = getattr(owner, last)
+    if last in owner._parameters:
+        owner._parameters[last] = torch.nn.Parameter(old.detach().to(device), requires_grad=False)
+    else:
+        owner._buffers[last] = old.to(device)
