@@ -13,6 +13,7 @@ from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import Basis
 from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.layers import decoder_of
+from lpsteps.models.overflow import overflow_error
 from lpsteps.statistics import IDENTITY, Array, SampleStatistics
 
 # Tokens that are summed in float32; sums across blocks of them are float64.
@@ -122,10 +123,7 @@ def stream_statistics(
         for sample in range(len(token_ids)):
             identity, rotated = (sums[:2, sample] / tokens).cpu().numpy()
             if not np.isfinite(identity).all():
-                raise LpstepsError(
-                    f"windows: {start + sample}: activations are not finite in "
-                    f"{str(model.dtype).removeprefix('torch.')}; set dtype: float32"
-                )
+                raise overflow_error(model.dtype, start + sample)
             last_token_cosine = _cosines(streams[sample, :, -1])
             cosine, token_axis_cosine = _mean_cosines(streams[sample], sums[2, sample])
             if not (np.isfinite(cosine).all() and sums[2, sample].isfinite().all()):

@@ -17,6 +17,7 @@ from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.gap_pass import run_until
 from lpsteps.models.layers import branch_outputs, decoder_of
+from lpsteps.models.overflow import overflow_error
 from lpsteps.moments import BranchMoments, GapMoments, Moments, gap_of
 from lpsteps.progress import track
 
@@ -196,7 +197,7 @@ class _Sums:
     def __init__(self, model: PreTrainedModel, weighting: Weighting, branch: bool) -> None:
         size = model.config.hidden_size
         zeros = partial(torch.zeros, dtype=torch.float64, device=model.device)
-        self._dtype = str(model.dtype).removeprefix("torch.")
+        self._dtype = model.dtype
         self._weighting = weighting
         self._floor: torch.Tensor | None = None
         # A'A, A'B, and with a branch m: m'm, m'A, m'B.
@@ -238,9 +239,7 @@ class _Sums:
         )
         for values in (products, rows, scalars):
             if not np.isfinite(values).all():
-                raise LpstepsError(
-                    f"windows: activations are not finite in {self._dtype}; set dtype: float32"
-                )
+                raise overflow_error(self._dtype)
         for sums in (self._products, self._rows, self._scalars):
             sums.zero_()
         weight, target_square = scalars.tolist()

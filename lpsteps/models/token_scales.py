@@ -11,6 +11,7 @@ from lpsteps.calibration import Rotation
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import Basis
 from lpsteps.models.gap_pass import read_gap
+from lpsteps.models.overflow import overflow_error
 from lpsteps.progress import track
 from lpsteps.statistics import IDENTITY
 from lpsteps.token_scales import Array, Ratios, TokenScales, token_ratios
@@ -64,10 +65,7 @@ def measure_token_scales(
     for number, window in enumerate(track(windows, "token scales", total=len(windows))):
         streams = read_gap(model, torch.tensor(window[None]), *gap)
         if not (streams.source.isfinite().all() and streams.target.isfinite().all()):
-            raise LpstepsError(
-                f"windows: {number}: activations are not finite in "
-                f"{str(model.dtype).removeprefix('torch.')}; set dtype: float32"
-            )
+            raise overflow_error(model.dtype, number)
         source, target = rows(streams.source), rows(streams.target)
         first = 1 if exclude_first == 0 else 0
         for name, before in found.items():

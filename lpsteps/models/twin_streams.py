@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.gap_pass import run_until
 from lpsteps.models.layerwise import LayerwiseModel
+from lpsteps.models.overflow import overflow_error
 
 # A token whose squared norm exceeds the median by this factor holds massive activations, as the
 # first token of a window usually does. A few such tokens would own every sum of squares.
@@ -98,8 +98,7 @@ def ordinary_tokens(streams: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     squares = [stream.flatten(0, -2).double().square().sum(dim=1) for stream in streams]
     median = torch.cat(squares).median()
     if not all(square.isfinite().all() for square in squares):
-        dtype = str(streams[0].dtype).removeprefix("torch.")
-        raise LpstepsError(f"windows: activations are not finite in {dtype}; set dtype: float32")
+        raise overflow_error(streams[0].dtype)
     return [square <= _MASSIVE * median for square in squares]
 
 

@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lpsteps.errors import LpstepsError
 from lpsteps.patch_matrix import patch_matrix
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.progress import track
@@ -88,6 +87,7 @@ def mean_magnitudes(
 
     from lpsteps.models.boundaries import watching_boundaries
     from lpsteps.models.gap_pass import run_until
+    from lpsteps.models.overflow import overflow_error
 
     last = max(wanted for wanted, _ in probes)
     # Probes share their matrices, which are large.
@@ -108,7 +108,7 @@ def mean_magnitudes(
         with watching_boundaries(model, observe):
             run_until(model, torch.tensor(windows[batch]), last)
     if not np.isfinite(means).all():
-        raise LpstepsError("windows: activations are not finite; set dtype: float32")
+        raise overflow_error(model.dtype)
     return means
 
 
@@ -129,6 +129,7 @@ def principal_axes(
 
     from lpsteps.models.boundaries import watching_boundaries
     from lpsteps.models.gap_pass import run_until
+    from lpsteps.models.overflow import overflow_error
 
     moments: dict[int, torch.Tensor] = {}
 
@@ -141,7 +142,7 @@ def principal_axes(
         for batch in track(_batches(windows), "principal axes"):
             run_until(model, torch.tensor(windows[batch]), max(boundaries))
     if not all(moment.isfinite().all() for moment in moments.values()):
-        raise LpstepsError("windows: activations are not finite; set dtype: float32")
+        raise overflow_error(model.dtype)
     return [np.linalg.eigh(moments[boundary].cpu().numpy())[1] for boundary in boundaries]
 
 

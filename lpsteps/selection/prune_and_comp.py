@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lpsteps.calibration_text import TextParams, text_to_use
-from lpsteps.errors import LpstepsError
 from lpsteps.progress import track
 from lpsteps.recovery.base import RatioParams, magnitude_ratios
 from lpsteps.selection.base import Need, SelectionContext
@@ -109,10 +108,7 @@ def rank_by_influence(
         candidates += competing
         winners = [row.layers[0] for row in competing if row.rank == 1]
         if not winners:
-            raise LpstepsError(
-                f"n: {rounds}: in round {number} no layer is left that is not exempt; remove fewer "
-                "layers or lower exempt_first and exempt_last"
-            )
+            raise params.none_left(rounds, number)
         (gone,) = winners
         behind = alive.index(gone) + 1
         after = alive[behind] if behind < len(alive) else layerwise.n_layers

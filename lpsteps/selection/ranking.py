@@ -72,6 +72,19 @@ class Exemptions(BaseModel):
         """Return whether the layers ``[start, end)`` of ``n_layers`` may all go."""
         return self.exempt_first <= start and end <= n_layers - self.exempt_last
 
+    @staticmethod
+    def none_left(rounds: int, number: int) -> LpstepsError:
+        """Return the error for a round in which every layer that is left must stay.
+
+        Args:
+            rounds: How many layers are to go, one in each round.
+            number: The round, counted from 1.
+        """
+        return LpstepsError(
+            f"n: {rounds}: in round {number} no layer is left that is not exempt; remove fewer "
+            "layers or lower exempt_first and exempt_last"
+        )
+
 
 def ranked(candidates: Iterable[Candidate], *, descending: bool = False) -> tuple[Candidate, ...]:
     """Give ranks to candidates that compete with one another.

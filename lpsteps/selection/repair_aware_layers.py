@@ -30,7 +30,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lpsteps.errors import LpstepsError
 from lpsteps.plan import Plan
 from lpsteps.progress import track
 from lpsteps.repair_text import RepairParams, split_text
@@ -92,10 +91,7 @@ def rank_by_repaired_removal(
         alive = [layer for layer in range(n_layers) if layer not in removed]
         removable = [layer for layer in alive if params.allow(layer, layer + 1, n_layers)]
         if not removable:
-            raise LpstepsError(
-                f"n: {rounds}: in round {number} no layer is left that is not exempt; remove fewer "
-                "layers or lower exempt_first and exempt_last"
-            )
+            raise params.none_left(rounds, number)
         if params.mode == "greedy" or number == 1:
             gaps = [
                 next(
