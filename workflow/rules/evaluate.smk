@@ -24,8 +24,15 @@ for suite, entry in CONFIG.profile.suites.items():
             data=lambda wildcards, suite=suite: list(
                 jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
             ),
-            data_files=lambda wildcards, suite=suite: beside(
-                *jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
+            # No function where it has nothing to say: there are very many of these jobs.
+            data_files=(
+                (
+                    lambda wildcards, suite=suite: beside(
+                        *jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
+                    )
+                )
+                if STORED
+                else []
             ),
         output:
             **score_outputs("results/{model}/{lineage}", entry.benchmarks),
