@@ -47,11 +47,12 @@ class ModelInput:
             )
         return self.text
 
-    def load(self, copies: int = 1) -> PreTrainedModel:
+    def load(self, copies: float = 1, *, in_float32: bool = False) -> PreTrainedModel:
         """Set up torch and load the dense model, for inference, in the dtype chosen for it.
 
         Args:
             copies: How many times its weights' memory is going to be needed.
+            in_float32: Whether the method casts the weights to float32.
 
         Raises:
             LpstepsError: ``compute.json`` is malformed or names a device that is not there, or the
@@ -61,6 +62,8 @@ class ModelInput:
 
         configure_torch()
         compute = read_compute(self.compute)
+        if in_float32:
+            copies *= 4 / compute.dtype.itemsize
         return load_model(self.folder, compute.dtype, device=compute.device, copies=copies)
 
     def facts(self) -> dict[str, str | int]:

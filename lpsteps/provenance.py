@@ -141,7 +141,11 @@ def _processor_name() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return processor, usable cores, memory in bytes, system, and the GPU when torch sees one."""
+    """Return processor, usable cores, memory in bytes and system, and what is used of GPUs.
+
+    Where torch sees a GPU these are the name of this process's own and the number of those on which
+    it has put anything.
+    """
     facts: dict[str, Any] = {
         "processor": _processor_name(),
         "architecture": platform.machine(),
@@ -155,6 +159,8 @@ def machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
+        devices = range(torch.cuda.device_count())
+        facts["gpus"] = sum(torch.cuda.max_memory_allocated(device) > 0 for device in devices)
     return facts
 
 

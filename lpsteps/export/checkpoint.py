@@ -23,7 +23,7 @@ from lpsteps.export.custom_code import (
 from lpsteps.export.settings import Form
 from lpsteps.models.folding import fold_patches, folding_obstacle
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import place
+from lpsteps.models.loading import move_to_device
 from lpsteps.models.surgery import apply_plan, check_plan, surviving_layers
 from lpsteps.models.width import apply_width
 from lpsteps.patches import PatchSet
@@ -181,4 +181,4 @@ def load_checkpoint(folder: Path, *, device: torch.device, trusted: bool) -> Pre
     model = AutoModelForCausalLM.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, trust_remote_code=trusted
     )
-    return place(model.eval().requires_grad_(False), device)
+    return move_to_device(model.eval().requires_grad_(False), device)

@@ -30,11 +30,13 @@ def watching_boundaries(model: PreTrainedModel, callback: BoundaryCallback) -> I
     Args:
         model: A causal language model of a known family.
         callback: Gets the boundary's number and the model's own tensor `[batch, tokens,
-            hidden_size]`, which it must not change.
+            hidden_size]`, which it must not change; on the model's device, wherever the layer is.
     """
     decoder = decoder_of(model)
     handles = [
-        module.register_forward_pre_hook(partial(_report, callback, boundary), with_kwargs=True)
+        module.register_forward_pre_hook(
+            partial(_report, callback, boundary, model.device), with_kwargs=True
+        )
         for boundary, module in enumerate([*decoder.layers, decoder.norm])
     ]
     try:
@@ -47,8 +49,10 @@ def watching_boundaries(model: PreTrainedModel, callback: BoundaryCallback) -> I
 def _report(
     callback: BoundaryCallback,
     boundary: int,
+    device: torch.device,
     module: nn.Module,
     positional: tuple[Any, ...],
     named: Mapping[str, Any],
 ) -> None:
-    callback(boundary, positional[0] if positional else named["hidden_states"])
+    hidden = positional[0] if positional else named["hidden_states"]
+    callback(boundary, hidden.to(device))

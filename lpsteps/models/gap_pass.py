@@ -22,7 +22,8 @@ class GapPass:
     """One batch on its way through the layers `[start, end)` of the dense model.
 
     Attributes:
-        source: What layer `start` reads, float32 `[batch, tokens, hidden_size]`.
+        source: What layer `start` reads, float32 `[batch, tokens, hidden_size]`, on the model's
+            device.
         target: What layer `end`, or the final norm, reads; the same shape.
         positional: What else the model hands to layer `start`, by position.
         named: The same by name: the attention mask, rotary embeddings; tensors in float32.
@@ -83,7 +84,7 @@ def read_gap(model: PreTrainedModel, tokens: torch.Tensor, start: int, end: int)
         for handle in handles:
             handle.remove()
     (source, positional, named), (target, _, _) = (_float32(_split(calls[b])) for b in (start, end))
-    return GapPass(source, target, positional, named)
+    return GapPass(source.to(model.device), target.to(model.device), positional, named)
 
 
 def _split(

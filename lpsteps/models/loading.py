@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from lpsteps.errors import LpstepsError, first_line, nearest
 from lpsteps.models.families import check_family, check_remote_code, needs_code
 from lpsteps.models.gpu_slots import claim_slot
 from lpsteps.models.layers import check_head
-from lpsteps.models.spreading import devices_needed, spread, weight_bytes
+from lpsteps.models.spreading import SHARE, devices_needed, spread, weight_bytes
 
 THREADS_VARIABLE = "LPSTEPS_THREADS"
 
@@ -149,7 +150,9 @@ def _further_gpus() -> list[int]:
     return []
 
 
-def place(model: PreTrainedModel, device: torch.device, *, copies: int = 1) -> PreTrainedModel:
+def move_to_device(
+    model: PreTrainedModel, device: torch.device, *, copies: float = 1
+) -> PreTrainedModel:
     """Put a model on a device, or on as many more GPUs as its weights need.
 
     Args:
@@ -165,7 +168,10 @@ def place(model: PreTrainedModel, device: torch.device, *, copies: int = 1) -> P
     """
     if device.type != "cuda":
         return cast(PreTrainedModel, model.to(device))
-    size, indices = copies * weight_bytes(model), [device.index, *_further_gpus()]
+    # What an earlier model has left is neither in use nor free.
+    gc.collect()
+    torch.cuda.empty_cache()
+    size, indices = int(copies * weight_bytes(model)), [device.index, *_further_gpus()]
     while True:
         free = [torch.cuda.mem_get_info(index)[0] for index in indices]
         count = devices_needed(size, free)
@@ -174,10 +180,10 @@ def place(model: PreTrainedModel, device: torch.device, *, copies: int = 1) -> P
         claimed = _claim_gpu(indices)
         if claimed is None:
             raise LpstepsError(
-                f"{copies} x {weight_bytes(model) / 1e9:.1f} GB of weights do not fit into the "
-                f"{len(indices)} GPUs that this job can have, which have {sum(free) / 1e9:.1f} GB "
-                "free; let it have more (gpus of the model in config/models.yaml, "
-                "CUDA_VISIBLE_DEVICES), or set dtype: bfloat16"
+                f"{size / 1e9:.1f} GB for weights do not fit into {SHARE:.0%} of the "
+                f"{sum(free) / 1e9:.1f} GB that are free on the {len(indices)} GPUs that this job "
+                "can have; let it have more (gpus of the model in config/models.yaml, "
+                "CUDA_VISIBLE_DEVICES)"
             )
         _further_gpus().append(claimed)
         indices.append(claimed)
@@ -212,7 +218,7 @@ def load_model(
     dtype: torch.dtype,
     *,
     device: torch.device | None = None,
-    copies: int = 1,
+    copies: float = 1,
 ) -> PreTrainedModel:
     """Load a causal language model for inference.
 
@@ -266,7 +272,7 @@ def load_model(
         transformers_logging.set_verbosity(verbosity)
     _check_loaded(folder, found)
     model.requires_grad_(False)
-    model = place(model.eval(), device or default_device(), copies=copies)
+    model = move_to_device(model.eval(), device or default_device(), copies=copies)
     check_head(model)
     return model
 

@@ -1,17 +1,22 @@
 """A model larger than one GPU: its layers on several, in their order.
 
-Everything but the layers is on the first device, ``model.device``, and a layer elsewhere gets what
-it reads from there and gives back what it makes, by accelerate's hooks. So whatever runs the model,
-or single layers of it, finds all streams on one device. Only weights and what is watched inside a
-layer are elsewhere.
+Everything but the layers is on the first device, ``model.device``, and hooks bring what a layer
+elsewhere reads there and what it makes back. So whatever runs the model, or single layers of it,
+finds all streams on one device. Only weights, and what is watched at a layer's own entrance or
+inside it, are elsewhere.
+
+The hooks are torch's: those of accelerate make the layer refer to itself, so that memory of a model
+that is gone would wait for the next search of cycles, which is rare in a step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.utils import send_to_device
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -72,9 +77,23 @@ def spread(model: PreTrainedModel, devices: Sequence[torch.device], free: Sequen
         taken += size
         layer.to(devices[device])
         if device > 0:
-            hook = AlignDevicesHook(
-                devices[device],
-                io_same_device=True,
-                skip_keys=getattr(model, "_skip_keys_device_placement", None),
-            )
-            add_hook_to_module(layer, hook)
+            layer.register_forward_pre_hook(partial(_enter, devices[device]), with_kwargs=True)
+            layer.register_forward_hook(partial(_leave, devices[0]))
+
+
+# A cache of keys and values keeps each layer's where the layer is.
+_CACHES = ("past_key_values", "past_key_value")
+
+
+def _enter(
+    device: torch.device, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    moved: tuple[tuple[Any, ...], dict[str, Any]] = (
+        send_to_device(positional, device),
+        send_to_device(named, device, skip_keys=list(_CACHES)),
+    )
+    return moved
+
+
+def _leave(device: torch.device, _: nn.Module, __: object, output: Any) -> Any:
+    return send_to_device(output, device)

@@ -192,6 +192,7 @@ def compared_operations(
 def measure_operations(
     model: PreTrainedModel,
     *,
+    device: torch.device | None = None,
     batch: int,
     length: int,
     repetitions: int,
@@ -199,10 +200,11 @@ def measure_operations(
     seed: int,
     timer: Callable[..., dict[str, list[float]]] = time_in_turns,
 ) -> Measured:
-    """Count and time everything that is compared, on the model's device and in its dtype.
+    """Count and time everything that is compared, in the model's dtype.
 
     Args:
-        model: The dense model; it is cut to its middle layer, in place.
+        model: The dense model on one device; it is cut to its middle layer, in place.
+        device: Where to measure; where the model is by default.
         batch: Windows that run together.
         length: Tokens of each.
         repetitions: Turns to time, of the prefill and of the decoding.
@@ -217,6 +219,8 @@ def measure_operations(
     middle = count // 2
     others = tuple(number for number in range(count) if number != middle)
     apply_plan(model, Plan.removing(count, others))
+    if device is not None:
+        model.to(device)
     layer = decoder_of(model).layers[0]
     hidden_size = model.config.get_text_config().hidden_size
     modules, flops, basis = compared_operations(layer, hidden_size, model.dtype, model.device, seed)

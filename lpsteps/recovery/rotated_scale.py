@@ -178,7 +178,9 @@ def rescaling_patches(
 def build(context: RecoveryContext, params: Params) -> PatchSet:
     """Load the model, measure the ratios and build the patches."""
     source = context.needed_model()
-    return rescaling_patches(source.load(), context.plan, source.windows, params)
+    # The second copy is the partly repaired model.
+    copies = 2 if params.statistics == "sequential" else 1
+    return rescaling_patches(source.load(copies), context.plan, source.windows, params)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +233,7 @@ def _sequential_ratios(
     gaps: list[_GapRatios] = []
     for start, end in plan.gaps:
         earlier = tuple(layer for layer in plan.layers if layer < start)
+        # This lets go of the last gap's copy, too, before the next is made.
         partial = model
         if earlier:
             partial = copy.deepcopy(model)

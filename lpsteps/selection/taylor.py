@@ -104,5 +104,7 @@ def rank(context: SelectionContext, params: Params) -> Ranking:
     """Load the model and rank its layers by rising importance; the lowest of equal ones first."""
     source = context.needed_model()
     windows = text_to_use(source.windows, params)
-    # Weights and gradients in float32, of a model that may be loaded in half of it.
-    return ranked_layers(importances(source.load(copies=4), windows, params.batch), params)
+    # Gradients of one batch leave as soon as they are there; those of several are added up.
+    at_once = params.batch is None or params.batch >= len(windows)
+    model = source.load(copies=1 if at_once else 2, in_float32=True)
+    return ranked_layers(importances(model, windows, params.batch), params)

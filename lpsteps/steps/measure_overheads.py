@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps import provenance
@@ -75,11 +76,13 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     compute = read_compute(step.read(arguments.compute))
     step.read_manifest(arguments.model)
     store = _read_store(step, arguments.store) if arguments.store else None
-    model = load_model(arguments.model.parent, compute.dtype, device=compute.device)
+    # One layer of it is measured, so that the rest never needs to fit into a GPU.
+    model = load_model(arguments.model.parent, compute.dtype, device=torch.device("cpu"))
     hidden_size = model.config.get_text_config().hidden_size
     vocabulary = len(decoder_of(model).lm_head.get_parameter("weight"))
     measured = measure_operations(
         model,
+        device=compute.device,
         **settings.model_dump(include={"batch", "length", "repetitions", "seconds", "seed"}),
     )
     dtype = compute.dtype_name

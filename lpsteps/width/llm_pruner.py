@@ -208,5 +208,5 @@ def _parameters(modules: Iterable[torch.nn.Module]) -> int:
 def prune(context: WidthContext, params: Params) -> WidthPruning:
     """Load the model and choose its heads and channels."""
     source = context.model
-    # Weights and gradients in float32, of a model that may be loaded in half of it.
-    return prune_model(source.load(copies=4), source.windows, context.n, params)
+    # Weights and gradients.
+    return prune_model(source.load(copies=2, in_float32=True), source.windows, context.n, params)

@@ -30,7 +30,7 @@ class _Backend(_DummyBackendModule):
 _setup_privateuseone_for_python_backend("placed", _Backend())
 FIRST, SECOND = torch.device("placed:0"), torch.device("placed:1")
 _MOVING = (torch.ops.aten.copy_.default,)
-# These take their indices from the CPU, too.
+# These take indices from the CPU and, which a GPU does not, from another device.
 _INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
 
 
@@ -77,10 +77,11 @@ def _is_placed(device: torch.device | None) -> bool:
     return device is not None and device.type == FIRST.type
 
 
-def _device_of(func: Any, tensors: list[torch.Tensor]) -> torch.device:
-    devices = {tensor.device for tensor in tensors if tensor.dim() > 0}
+def _device_of(func: Any, args: tuple[Any, ...], tensors: list[torch.Tensor]) -> torch.device:
     if func in _INDEXING:
-        devices.discard(torch.device("cpu"))
+        # The tensor and what is written to it; the indices come from anywhere.
+        tensors = [value for value in (args[0], *args[2:3]) if isinstance(value, torch.Tensor)]
+    devices = {tensor.device for tensor in tensors if tensor.dim() > 0}
     if len(devices) > 1 and func not in _MOVING:
         raise MixedDevicesError(f"{func}: {', '.join(sorted(map(str, devices)))}")
     # Numbers without dimensions go everywhere.
@@ -93,7 +94,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tensors = [value for value in flat if isinstance(value, torch.Tensor)]
     devices = [value for value in flat if isinstance(value, torch.device)]
     # Where the result is to be, or, of operations that are made of others, what they move to.
-    device = devices[0] if devices else _device_of(func, tensors)
+    device = devices[0] if devices else _device_of(func, args, tensors)
     if func is torch.ops.aten.copy_.default:
         device = args[0].device
     args, kwargs = tree_map(_on_cpu, (args, kwargs))

@@ -6,7 +6,10 @@ a new kind of hardware, which other tests must not find.
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +133,19 @@ def test_each_device_gets_layers_in_proportion_to_its_memory():
     assert devices == [FIRST] * 2 + [SECOND] * 4
 
 
+def test_a_copy_is_gone_when_nobody_has_it_any_more():
+    """Memory of whole layers would else wait for the next search of cycles."""
+    with placed_devices():
+        layer = copy.deepcopy(decoder_of(tiny_on_two()).layers[-1])
+        gone = weakref.ref(layer)
+        gc.disable()
+        try:
+            del layer
+            assert gone() is None
+        finally:
+            gc.enable()
+
+
 def test_statistics():
     def use(load: Callable[[], Model]) -> Any:
         basis = basis_matrix(HIDDEN_SIZE)
@@ -233,7 +249,7 @@ def test_distillation(settings: dict[str, Any]):
 
 def given_model(monkeypatch: pytest.MonkeyPatch, load: Callable[[], Model]) -> ModelInput:
     """The input of methods that run the model, with a model at hand."""
-    monkeypatch.setattr(ModelInput, "load", lambda self, copies=1: load())
+    monkeypatch.setattr(ModelInput, "load", lambda *_, **__: load())
     monkeypatch.setattr(ModelInput, "facts", lambda self: {})
     return ModelInput(Path("model"), Path("compute.json"), WINDOWS)
 

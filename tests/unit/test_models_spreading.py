@@ -91,25 +91,25 @@ class Model:
 def test_a_model_that_fits_goes_to_its_own_gpu(monkeypatch: pytest.MonkeyPatch):
     gpus, model = Gpus(monkeypatch, [100, 100], {0}), Model(85)
     own = torch.device("cuda", 0)
-    assert loading.place(model, own) is model
+    assert loading.move_to_device(model, own) is model
     assert model.moved == [own] and gpus.spread == [] and gpus.claimed == [0]
 
 
 def test_a_larger_one_takes_the_next_that_are_free(monkeypatch: pytest.MonkeyPatch):
     gpus = Gpus(monkeypatch, [100, 100, 50, 100], {0, 1})
     own = torch.device("cuda", 0)
-    loading.place(Model(100), own)
+    loading.move_to_device(Model(100), own)
     assert gpus.spread == [([0, 2], [100, 50])] and gpus.claimed == [0, 1, 2]
     # A second model of the job goes to the same devices, and to more where it needs them.
-    loading.place(Model(60), own, copies=3)
+    loading.move_to_device(Model(60), own, copies=3)
     assert gpus.spread[1:] == [([0, 2, 3], [100, 50, 100])]
 
 
 def test_one_that_does_not_fit_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     Gpus(monkeypatch, [10**9, 10**9, 10**9], {0, 2})
     message = (
-        r"2 x 1\.0 GB of weights do not fit into the 2 GPUs that this job can have, which have "
-        r"2\.0 GB free; let it have more \(gpus of the model"
+        r"2\.0 GB for weights do not fit into 85% of the 2\.0 GB that are free on the 2 GPUs that "
+        r"this job can have; let it have more \(gpus of the model"
     )
     with pytest.raises(LpstepsError, match=message):
-        loading.place(Model(10**9), torch.device("cuda", 0), copies=2)
+        loading.move_to_device(Model(10**9), torch.device("cuda", 0), copies=2)
