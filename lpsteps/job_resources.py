@@ -48,6 +48,18 @@ def model_threads(cores: int | None, max_threads: int | None) -> int:
     return cores or max_threads or UNKNOWN_CORES
 
 
+def threads_of_jobs(wanted: str | None, cores: int) -> str:
+    """Return how many threads a job is told to use where its machine has more cores than it may.
+
+    Args:
+        wanted: ``LPSTEPS_THREADS`` as it is; what is no number stays, for the step to refuse.
+        cores: Those that a job asks for.
+    """
+    if wanted and not wanted.isdecimal():
+        return wanted
+    return str(min(int(wanted or cores), cores))
+
+
 def model_minutes(config: Config, model: str) -> int:
     """Return the time limit in minutes of a job that goes through a model's weights or runs it.
 
@@ -81,7 +93,7 @@ def model_job(
 
     Returns:
         `mem_mb`, `runtime` in minutes, and the GPUs: their number as `gpu`, or a string `gres` as
-        Slurm's option `--gres` takes it where the config names one.
+        Slurm's option `--gres` takes it where the config names one, with `nodes` for one machine.
     """
 
     def minutes(wildcards: Any) -> int:
@@ -100,8 +112,13 @@ def model_job(
         count = gpus(wildcards)
         return None if count is None else f"{name}:{count}"
 
+    # A model is spread over the GPUs of one machine, and of no other.
+    def nodes(wildcards: Any) -> int | None:
+        return None if gpus(wildcards) is None else 1
+
     return {
         "mem_mb": per_attempt(megabytes),
         "runtime": per_attempt(minutes),
         **({"gpu": gpus} if name is None else {"gres": gres}),
+        "nodes": nodes,
     }

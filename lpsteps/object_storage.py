@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lpsteps.artifacts import listed_files, read_json, sha256_file
 from lpsteps.errors import LpstepsError
 
 ROOT = "LPSTEPS_STORAGE_ROOT"
@@ -21,6 +23,12 @@ ROOT = "LPSTEPS_STORAGE_ROOT"
 
 SUFFIX = ".files"
 MANIFEST = "manifest.json"
+
+RESULTS = ("resources", "results")
+"""Folders with what a run makes, beside its reports."""
+
+SOURCES = ("Snakefile", "config", "lpsteps", "reports", "workflow")
+"""Where everything is that jobs read besides."""
 
 
 def in_use() -> bool:
@@ -31,19 +39,45 @@ def in_use() -> bool:
 def use(root: Path) -> None:
     """Make a folder for local copies of stored files the working folder, for this run.
 
+    Snakemake uses what it finds there in place of what is stored, and removes it in the end.
+
     Args:
         root: The folder, relative to the working folder and below it.
 
     Raises:
-        LpstepsError: There is something else in its place.
+        LpstepsError: There is something else in its place, or the working folder has results of
+            runs on this machine.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     target = Path(os.path.relpath(Path.cwd(), root.parent))
     if not root.is_symlink() and not root.exists():
+        for folder in map(Path, RESULTS):
+            if any(path.is_file() for path in folder.rglob("*")):
+                raise LpstepsError(
+                    f"{folder}: has results of runs on this machine, which a run with object "
+                    "storage would remove; start it in a fresh clone"
+                )
         root.symlink_to(target)
     elif not root.is_symlink() or root.readlink() != target:
         raise LpstepsError(f"{root}: is no link to the project; delete it")
     os.environ[ROOT] = str(root)
+
+
+def check_sources() -> None:
+    """Check that git knows all that jobs read besides results: they get no other file.
+
+    Raises:
+        LpstepsError: It does not, or there is no checkout.
+    """
+    command = ["git", "ls-files", "--others", "--exclude-standard", "-z", "--", *SOURCES]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise LpstepsError(
+            "jobs get the files that git knows, and this is no checkout; clone the repository"
+        )
+    for name in found.stdout.split("\0"):
+        if name:
+            raise LpstepsError(f"{name}: jobs get the files that git knows; git add it, or move it")
 
 
 def project_paths(words: Sequence[str]) -> list[str]:
@@ -84,16 +118,24 @@ def manifest_of(path: Path) -> Path | None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name: a copy of some gigabytes would be thrown away at once."""
+    """Give a file a second name: a copy of some gigabytes would be thrown away at once.
+
+    Jobs of one folder may do so at the same time.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    partial.unlink(missing_ok=True)
     try:
-        target.hardlink_to(source)
+        partial.hardlink_to(source)
     except OSError:
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, partial)
+    partial.replace(target)
+    # Between two names of one file, a rename does nothing.
+    partial.unlink(missing_ok=True)
 
 
 def pack(folder: Path, files: Iterable[Path]) -> None:
-    """Lay out the files of a folder so that they travel.
+    """Lay out the files of a folder so that they travel, or remove those of an earlier run.
 
     Args:
         folder: A folder with a ``manifest.json``.
@@ -101,19 +143,28 @@ def pack(folder: Path, files: Iterable[Path]) -> None:
     """
     travelling = travelling_folder(folder / MANIFEST)
     shutil.rmtree(travelling, ignore_errors=True)
-    travelling.mkdir()
-    for file in files:
+    for file in files if in_use() else ():
         if file != folder / MANIFEST:
             _link(file, travelling / file.relative_to(folder))
 
 
 def unpack(manifest: Path) -> None:
-    """Put files that travelled beside the manifest that speaks for them, where they are missing."""
+    """Put the files that a manifest lists beside it, as far as they travelled.
+
+    What is there is kept, but for another version of a file where files lie in object storage: an
+    earlier job of the same folder has left it.
+
+    Raises:
+        LpstepsError: The manifest is damaged.
+    """
     travelling = travelling_folder(manifest)
-    for file in sorted(travelling.rglob("*")):
-        target = manifest.parent / file.relative_to(travelling)
-        if file.is_file() and not target.exists():
-            _link(file, target)
+    if not (manifest.is_file() and travelling.is_dir()):
+        return
+    for name, facts in listed_files(read_json(manifest), manifest).items():
+        source, target = travelling / name, manifest.parent / name
+        other = in_use() and target.is_file() and sha256_file(target) != facts["sha256"]
+        if source.is_file() and (other or not target.exists()):
+            _link(source, target)
 
 
 def unpack_arguments(words: Iterable[str]) -> None:

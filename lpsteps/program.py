@@ -260,10 +260,7 @@ class StepRun:
             outputs[final].replace(final)
         for folder in self._folders:
             _remove_strays(folder, set(outputs))
-            if object_storage.in_use():
-                object_storage.pack(
-                    folder, [path for path in outputs if path.is_relative_to(folder)]
-                )
+            object_storage.pack(folder, [path for path in outputs if path.is_relative_to(folder)])
         for folder in {final.parent for final in outputs}:
             flush_to_disk(folder)
         self.discard()

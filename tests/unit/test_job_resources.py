@@ -76,6 +76,11 @@ def test_gpus_by_the_name_of_the_cluster(name: str):
     assert "gpu" not in request
 
 
+def test_gpus_of_one_job_are_in_one_machine():
+    request = request_for(config())
+    assert request["nodes"](LARGE) == 1 and request["nodes"](SMALL) is None
+
+
 def test_a_job_that_does_not_run_its_model_is_short_and_needs_no_gpu():
     request = job_resources.model_job(config(), lambda wildcards: 1000, lambda wildcards: False)
     assert request["runtime"](LARGE, 1) == 30 and request["gpu"](LARGE) is None
@@ -88,9 +93,11 @@ def test_a_mistyped_resource_of_slurm_is_one_line(name: str):
     assert "\n" not in str(error.value)
 
 
-def test_the_profile_for_slurm_groups_rules_that_there_are():
+@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
+def test_the_profiles_for_clusters_group_rules_that_there_are(profile: str):
     """Snakemake says nothing about a group for a rule that it does not know."""
-    groups = yaml.safe_load(Path("workflow/profiles/slurm/config.yaml").read_text())["groups"]
+    content = yaml.safe_load(Path(f"workflow/profiles/{profile}/config.yaml").read_text())
+    groups = content["groups"]
     rules = "".join(path.read_text() for path in Path("workflow/rules").glob("*.smk"))
     assert groups.keys() == {"calibrate", "rank_layers", "choose_layers"}
     assert all(f"\nrule {name}:\n" in rules for name in groups)
@@ -121,3 +128,11 @@ def test_a_request_is_part_of_no_setting():
         lambda c: jobs.distill_spec(c, "linearpatch+ft"),
     ):
         assert settings(plain) == settings(changed)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "told"),
+    [(None, 8, "8"), ("", 8, "8"), ("2", 8, "2"), ("64", 8, "8"), ("many", 8, "many")],
+)
+def test_threads_of_a_job_are_not_more_than_its_cores(wanted: str | None, cores: int, told: str):
+    assert job_resources.threads_of_jobs(wanted, cores) == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -103,13 +104,65 @@ def test_files_of_a_manifest_travel_in_a_folder_beside(stored: Path):
     assert Path("results/a").read_text() == "deep/tokens weights"
 
 
-def test_what_travelled_does_not_replace_what_is_there(stored: Path):
+def test_what_another_job_of_the_folder_has_left_is_replaced(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+):
+    manifest, weights = (Path("resources/models/m", name) for name in ("manifest.json", "weights"))
+    assert run(fetch, "--manifest", str(manifest)) == 0
+    weights.unlink()
+    weights.write_text("other")
+    object_storage.unpack(manifest)
+    assert weights.read_text() == "weights"
+    # On one machine it is the user's.
+    weights.unlink()
+    weights.write_text("other")
+    monkeypatch.delenv(object_storage.ROOT)
+    object_storage.unpack(manifest)
+    assert weights.read_text() == "other"
+
+
+def test_nothing_comes_along_that_the_manifest_does_not_list(stored: Path):
     manifest = Path("resources/models/m/manifest.json")
     assert run(fetch, "--manifest", str(manifest)) == 0
-    Path("resources/models/m/weights").unlink()
-    Path("resources/models/m/weights").write_text("other")
+    Path("resources/models/m.files/added_tokens.json").write_text("{}")
     object_storage.unpack(manifest)
-    assert Path("resources/models/m/weights").read_text() == "other"
+    assert not Path("resources/models/m/added_tokens.json").exists()
+
+
+def test_a_later_run_on_one_machine_removes_what_travelled(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert run(fetch, "--manifest", "resources/models/m/manifest.json") == 0
+    assert Path("resources/models/m.files").is_dir()
+    monkeypatch.delenv(object_storage.ROOT)
+    assert run(fetch, "--manifest", "resources/models/m/manifest.json") == 0
+    assert not Path("resources/models/m.files").exists()
+
+
+@pytest.mark.parametrize("folder", ["resources", "results"])
+def test_results_of_this_machine_are_not_put_at_stake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path(folder, "deep").mkdir(parents=True)
+    Path(folder, "deep/file").touch()
+    with pytest.raises(LpstepsError, match=f"{folder}: has results of runs on this machine"):
+        object_storage.use(ROOT)
+    assert not ROOT.is_symlink()
+
+
+def test_files_that_git_does_not_know_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LpstepsError, match="this is no checkout; clone the repository"):
+        object_storage.check_sources()
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path("config").mkdir()
+    Path("config/mine.yaml").touch()
+    Path("notes.txt").touch()
+    with pytest.raises(LpstepsError, match=r"config/mine.yaml: jobs get the files that git knows"):
+        object_storage.check_sources()
+    subprocess.run(["git", "add", "config"], check=True)
+    object_storage.check_sources()
 
 
 def test_a_run_on_one_machine_makes_no_folder_beside(

@@ -56,6 +56,8 @@ STORED = workflow.storage_settings.default_storage_provider is not None
 if STORED:
     stored_file = workflow.modifier.modify_path("manifest.json")
     try:
+        if provenance.GIT_STATE not in os.environ:
+            object_storage.check_sources()
         object_storage.use(Path(stored_file).parent)
     except LpstepsError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,7 +66,9 @@ if STORED:
     os.environ.setdefault(
         provenance.GIT_STATE, json.dumps(provenance.git_state(Path(workflow.basedir)))
     )
-    os.environ.setdefault("LPSTEPS_THREADS", str(ALL_CORES))
+    os.environ["LPSTEPS_THREADS"] = job_resources.threads_of_jobs(
+        os.environ.get("LPSTEPS_THREADS"), ALL_CORES
+    )
     workflow.register_envvars(provenance.GIT_STATE, "LPSTEPS_THREADS")
 
 SHORT_JOB_MB = 1500
