@@ -155,7 +155,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             parts = url.path.split("/")
             if parts[-1] == "status":
                 self.answer(cluster.job_status(parts[-2]))
-            elif parts[-1] == "log" and parse_qs(url.query).get("previous") == ["true"]:
+            elif parts[-1] == "log" and "previous=true" in url.query.lower():
                 # That of an earlier run of the container, which is never started again.
                 message = (
                     f'previous terminated container "snakemake" in pod "{parts[-2]}" not found'

@@ -28,7 +28,7 @@ def make_repository(folder: Path) -> Path:
     """Make the project with one small table of repairs and one figure, and commit it.
 
     One repair is distilled from stored targets, one is by least squares and one row has less width,
-    so that every kind of manifest travels.
+    so that files beside each kind of manifest travel, but for those of archives and exports.
     """
     project = make_project(folder)
     methods = yaml.safe_load((project / "config/methods.yaml").read_text())

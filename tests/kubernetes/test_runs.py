@@ -40,10 +40,15 @@ def test_a_page_has_the_same_bytes_as_on_one_machine(local: Path, finished: tupl
     expected = payloads({name: (local / name).read_bytes() for name in names})
     assert PAGE in expected and len(made) > 40
     assert [name for name in made if made[name] != expected.get(name)] == []
-    # What manifests speak for lies in folders beside theirs, nothing else is left out.
-    plan = "results/tiny/calibration/wikipedia/selection/llm-streamline/n2/"
-    folders = ("resources/", f"{plan}teacher/")
-    assert all(name.startswith(folders) for name in expected.keys() - made.keys())
+    # What manifests speak for lies in folders beside theirs, and nothing is left out.
+    travelled = {
+        name.replace(".files/", "/"): file
+        for name, file in payloads(runner.stored()).items()
+        if ".files/" in name
+    }
+    assert {name: expected[name] for name in expected.keys() - made.keys()} == travelled
+    assert any("/teacher/" in name for name in travelled)
+    assert "resources/models/tiny/model.safetensors" in travelled
 
 
 def test_downloads_and_the_page_are_made_where_snakemake_runs(finished: tuple[Runner, str]):
@@ -87,7 +92,8 @@ def test_results_that_were_fetched_can_be_audited_and_gone_on_with(
     assert "model.safetensors: was changed" in audit().stdout
 
 
-def test_a_pod_that_is_ended_is_tried_again_with_more_memory(runner: Runner):
+def test_a_pod_that_fails_ends_the_run_and_the_same_command_goes_on(runner: Runner):
+    """The executor asks for the log of an earlier start of the pod, which Kubernetes has not."""
     attempts = []
 
     def ended_once(command: str) -> str:
@@ -95,10 +101,16 @@ def test_a_pod_that_is_ended_is_tried_again_with_more_memory(runner: Runner):
         return "exit 137" if len(attempts) == 1 else command
 
     runner.cluster.before = ended_once
-    runner.run(COMPUTE)
-    memory = [pod.limits["memory"] for pod in runner.cluster.pods]
-    assert len(memory) == 2
-    assert int(memory[1].removesuffix("M")) == 2 * int(memory[0].removesuffix("M"))
+    process = runner.start(COMPUTE)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert f'in pod \\"{runner.cluster.pods[0].name}\\" not found' in output
+    assert COMPUTE not in runner.stored()
+    more = runner.run(COMPUTE, "--set-resources", "choose_dtype:mem_mb=4000")
+    assert "Finished jobid: 0 (Rule: choose_dtype)" in more
+    assert "fetch_model" not in more
+    first, second = (pod.limits["memory"] for pod in runner.cluster.pods)
+    assert (first, second) == ("1500M", "4000M")
     assert COMPUTE in runner.stored()
 
 
@@ -112,10 +124,18 @@ def test_a_pod_gets_the_gpu_that_its_model_asks_for(runner: Runner):
     assert pod.limits["nvidia.com/gpu"] == "1"
 
 
-def test_a_failed_job_is_named_with_the_address_of_its_log(runner: Runner):
-    (runner.project / "lpsteps/steps/choose_dtype.py").write_text("raise SystemExit('broken')\n")
-    process = runner.start(COMPUTE, "--retries", "0")
+def test_a_used_clone_and_files_unknown_to_git_are_refused(runner: Runner):
+    table = runner.project / "reports/tables/mine.yaml"
+    table.touch()
+    process = runner.start("-n", COMPUTE)
     output, _ = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert f"Failed: choose_dtype; its log: {runner.address}/logs/choose_dtype/tiny.log" in output
-    assert "The same command continues from here." in output
+    assert process.returncode == 1
+    assert "error: reports/tables/mine.yaml: jobs get the files that git knows" in output
+    table.unlink()
+    (runner.project / "results").mkdir()
+    (runner.project / "results/mine.json").touch()
+    process = runner.start("-n", COMPUTE)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "error: results: has results of runs on this machine" in output
+    assert (runner.project / "results/mine.json").exists()
