@@ -43,7 +43,8 @@ audit-dependencies: $(INSTALLED)
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive lpsteps --severity-level medium
 
 # Scores of the dense model beside those of lm-eval's own command line, question by question, and
-# perplexities beside plain transformers, on the files in DATA_ROOT. NAME=LIMIT takes a part.
+# perplexities beside plain transformers, on the files in DATA_ROOT. NAME=LIMIT takes
+# some of a benchmark, NAME=START:STOP those documents.
 CHECK_MODEL := smollm2-135m
 CHECKS := arc_challenge arc_easy boolq copa hellaswag piqa race winogrande wsc273 wikitext2 ptb
 check-harness: $(INSTALLED)

@@ -5,8 +5,10 @@ document. Perplexities must equal those of a few lines of plain transformers to 
 `make check-harness`.
 
     python -m tests.check_harness --model smollm2-135m --data-root FOLDER copa wsc273 wikitext2=8
+    python -m tests.check_harness --model smollm2-135m --data-root FOLDER hellaswag=0:2500
 
-A number after a benchmark limits its documents or windows.
+A number after a benchmark limits its documents or windows; two numbers take those documents of it, end
+exclusive, so that a large one can be gone through in parts.
 """
 
 from __future__ import annotations
@@ -306,10 +308,44 @@ def read_texts(path: Path, column: str) -> list[str]:
         return [line.strip() for line in stream]
 
 
-def parsed_limits(words: Sequence[str]) -> dict[str, int | None]:
-    """Read `NAME` and `NAME=LIMIT`."""
-    parts = [word.partition("=") for word in words]
-    return {name: int(limit) if limit else None for name, _, limit in parts}
+def parsed_limits(words: Sequence[str]) -> tuple[dict[str, int | None], dict[str, slice]]:
+    """Read `NAME`, `NAME=LIMIT` and `NAME=START:STOP`; returns limits and parts by name."""
+    limits: dict[str, int | None] = {}
+    parts: dict[str, slice] = {}
+    for word in words:
+        name, _, amount = word.partition("=")
+        start, colon, stop = amount.partition(":")
+        limits[name] = int(amount) if amount and not colon else None
+        if colon:
+            parts[name] = slice(int(start), int(stop))
+    return limits, parts
+
+
+def cut_data(config: Config, parts: Mapping[str, slice], folder: Path) -> Path:
+    """Make a folder like the user's, with links to its files and those of some benchmarks cut.
+
+    Args:
+        config: Benchmarks of questions, on local files.
+        parts: The rows to keep of the split that each of some benchmarks scores.
+        folder: An empty folder.
+    """
+    assert config.profile.data_root is not None
+    for path in Path(config.profile.data_root).iterdir():
+        (folder / path.name).symlink_to(path.resolve())
+    for name, part in parts.items():
+        benchmark = config.benchmarks[name]
+        if not isinstance(benchmark, HarnessBenchmark):
+            raise LpstepsError(f"{name}: only benchmarks of questions are taken in parts")
+        source = file_of(config, benchmark.dataset, benchmark.split)
+        table = pq.read_table(source, partitioning=None)
+        rows = table.slice(part.start, part.stop - part.start)
+        if not rows.num_rows:
+            raise LpstepsError(f"{name}: {part.start}:{part.stop}: it has {table.num_rows} rows")
+        print(f"{name}: rows {part.start} to {part.start + rows.num_rows} of {table.num_rows}")
+        target = folder / source.name
+        target.unlink()
+        pq.write_table(rows, target)
+    return folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -318,13 +354,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="smollm2-135m", help="entry of config/models.yaml")
     parser.add_argument("--folder", type=Path, help="its files; default resources/models/MODEL")
     parser.add_argument("--data-root", type=Path, required=True, help="folder with dataset files")
-    parser.add_argument("benchmarks", nargs="+", metavar="BENCHMARK[=LIMIT]")
+    parser.add_argument("benchmarks", nargs="+", metavar="BENCHMARK[=LIMIT|=START:STOP]")
     arguments = parser.parse_args(argv)
     folder = (arguments.folder or ROOT / "resources/models" / arguments.model).resolve()
-    config = check_config(parsed_limits(arguments.benchmarks), arguments.data_root.resolve())
+    limits, parts = parsed_limits(arguments.benchmarks)
+    config = check_config(limits, arguments.data_root.resolve())
     failures = 0
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as data:
         work = Path(name)
+        if parts:
+            config = check_config(limits, cut_data(config, parts, Path(data)))
         scores = our_scores(config, arguments.model, folder, work)
         questions = {n: s for n, s in scores.items() if s["protocol"] == "harness"}
         lines = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import check_harness
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_tokenizer import VOCABULARY, train_tokenizer
 
@@ -118,7 +119,24 @@ def test_differences_are_found() -> None:
     score = {"samples": {"ids": [2, 4, 7, 9], "values": [1, 0, 1, 1]}}
     assert check_harness.differing_rows(score, {2: 1, 4: 0, 7: 1, 9: 1}) == []
     assert check_harness.differing_rows(score, {2: 0, 4: 0, 7: 1, 8: 1}) == [2, 8, 9]
-    assert check_harness.parsed_limits(["copa", "mmlu_stem=5"]) == {"copa": None, "mmlu_stem": 5}
+    limits, parts = check_harness.parsed_limits(["copa", "mmlu_stem=5", "piqa=20:30"])
+    assert limits == {"copa": None, "mmlu_stem": 5, "piqa": None}
+    assert parts == {"piqa": slice(20, 30)}
+
+
+def test_a_part_of_a_benchmark_is_some_of_its_rows(data_root: Path, tmp_path: Path) -> None:
+    config = check_harness.check_config({"copa": None}, data_root)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    cut = check_harness.cut_data(config, {"copa": slice(1, 3)}, folder)
+    name = "copa_superglue_validation.parquet"
+    whole = pq.read_table(data_root / name)
+    assert pq.read_table(cut / name).equals(whole.slice(1, 2))
+    others = {path.name for path in data_root.iterdir()} - {name}
+    assert {path.name for path in cut.iterdir() if path.is_symlink()} == others
+    (tmp_path / "none").mkdir()
+    with pytest.raises(LpstepsError, match=r"copa: 900:901: it has \d+ rows"):
+        check_harness.cut_data(config, {"copa": slice(900, 901)}, tmp_path / "none")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
