@@ -6,6 +6,8 @@ a new kind of hardware, which other tests must not find.
 
 from __future__ import annotations
 
+# First of all, as it replaces a part of torch that others import.
+import placed_tensors  # isort: skip # noqa: F401
 import copy
 import gc
 import os
