@@ -6,6 +6,7 @@ a changed request reruns nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ Request = Callable[..., Any]
 
 UNKNOWN_CORES = 8
 """Cores for a model on a cluster whose profile says nothing of them."""
+
+THREADS = "LPSTEPS_THREADS"
+"""Environment variable with the number of threads of a step."""
 
 SHORT_JOB_MINUTES = 30
 MINUTES_PER_BILLION_PARAMETERS = 60
@@ -48,16 +52,16 @@ def model_threads(cores: int | None, max_threads: int | None) -> int:
     return cores or max_threads or UNKNOWN_CORES
 
 
-def threads_of_jobs(wanted: str | None, cores: int) -> str:
-    """Return how many threads a job is told to use where its machine has more cores than it may.
+def limit_threads(cores: int) -> None:
+    """Tell jobs how many threads to use, where a machine has more cores than its job may have.
+
+    What the user has set stays, if it is less or no number, which the steps refuse.
 
     Args:
-        wanted: ``LPSTEPS_THREADS`` as it is; what is no number stays, for the step to refuse.
         cores: Those that a job asks for.
     """
-    if wanted and not wanted.isdecimal():
-        return wanted
-    return str(min(int(wanted or cores), cores))
+    wanted = os.environ.get(THREADS) or str(cores)
+    os.environ[THREADS] = str(min(int(wanted), cores)) if wanted.isdecimal() else wanted
 
 
 def model_minutes(config: Config, model: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,5 +135,11 @@ def test_a_request_is_part_of_no_setting():
     ("wanted", "cores", "told"),
     [(None, 8, "8"), ("", 8, "8"), ("2", 8, "2"), ("64", 8, "8"), ("many", 8, "many")],
 )
-def test_threads_of_a_job_are_not_more_than_its_cores(wanted: str | None, cores: int, told: str):
-    assert job_resources.threads_of_jobs(wanted, cores) == told
+def test_threads_of_a_job_are_not_more_than_its_cores(
+    wanted: str | None, cores: int, told: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(job_resources.THREADS, wanted or "")
+    if wanted is None:
+        monkeypatch.delenv(job_resources.THREADS)
+    job_resources.limit_threads(cores)
+    assert os.environ[job_resources.THREADS] == told

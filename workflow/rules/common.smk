@@ -66,10 +66,8 @@ if STORED:
     os.environ.setdefault(
         provenance.GIT_STATE, json.dumps(provenance.git_state(Path(workflow.basedir)))
     )
-    os.environ["LPSTEPS_THREADS"] = job_resources.threads_of_jobs(
-        os.environ.get("LPSTEPS_THREADS"), ALL_CORES
-    )
-    workflow.register_envvars(provenance.GIT_STATE, "LPSTEPS_THREADS")
+    job_resources.limit_threads(ALL_CORES)
+    workflow.register_envvars(provenance.GIT_STATE, job_resources.THREADS)
 
 SHORT_JOB_MB = 1500
 SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
