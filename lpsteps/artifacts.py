@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 
+GENERATED_FOLDERS = ("resources", "results")
+"""Folders with what a run makes, beside its reports."""
+
 
 def sha256_bytes(content: bytes) -> str:
     """Return the hexadecimal SHA-256 of ``content``."""

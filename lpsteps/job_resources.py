@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lpsteps.config import Config
+from lpsteps.program import THREADS
 
 Amount = Callable[[Any], int]
 """From a job's wildcards to how much it needs of something."""
@@ -20,9 +21,6 @@ Request = Callable[..., Any]
 
 UNKNOWN_CORES = 8
 """Cores for a model on a cluster whose profile says nothing of them."""
-
-THREADS = "LPSTEPS_THREADS"
-"""Environment variable with the number of threads of a step."""
 
 SHORT_JOB_MINUTES = 30
 MINUTES_PER_BILLION_PARAMETERS = 60

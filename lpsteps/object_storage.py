@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lpsteps.artifacts import listed_files, read_json, sha256_file
+from lpsteps.artifacts import GENERATED_FOLDERS, listed_files, read_json, sha256_file
 from lpsteps.errors import LpstepsError
 
 ROOT = "LPSTEPS_STORAGE_ROOT"
@@ -23,9 +23,6 @@ ROOT = "LPSTEPS_STORAGE_ROOT"
 
 SUFFIX = ".files"
 MANIFEST = "manifest.json"
-
-RESULTS = ("resources", "results")
-"""Folders with what a run makes, beside its reports."""
 
 SOURCES = ("Snakefile", "config", "lpsteps", "reports", "workflow")
 """Where everything is that jobs read besides."""
@@ -51,7 +48,7 @@ def use(root: Path) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     target = Path(os.path.relpath(Path.cwd(), root.parent))
     if not root.is_symlink() and not root.exists():
-        for folder in map(Path, RESULTS):
+        for folder in map(Path, GENERATED_FOLDERS):
             if any(path.is_file() for path in folder.rglob("*")):
                 raise LpstepsError(
                     f"{folder}: has results of runs on this machine, which a run with object "

@@ -30,6 +30,9 @@ from lpsteps.errors import LpstepsError, first_line, printable
 PLANNED_CODE = "LPSTEPS_PLANNED_CODE"
 """Environment variable with the digests of all modules when a run with a cache was planned."""
 
+THREADS = "LPSTEPS_THREADS"
+"""Environment variable with the number of threads of a step that runs a model."""
+
 _PARTIAL_PREFIX = ".partial-"
 
 

@@ -23,13 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from lpsteps import object_storage
-from lpsteps.artifacts import canonical_json, read_json, sha256_bytes, sha256_file
+from lpsteps.artifacts import (
+    GENERATED_FOLDERS,
+    canonical_json,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+)
 from lpsteps.errors import LpstepsError
 
 SCHEMA = 1
 SEAL = "record_sha256"
 RECORD_SUFFIX = ".record.json"
-GENERATED_FOLDERS = ("resources", "results")
 LOCK_FILE = Path("requirements.lock")
 GIT_STATE = "LPSTEPS_GIT_STATE"
 """Environment variable: the state of the checkout, for jobs that have the code without it."""

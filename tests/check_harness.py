@@ -17,6 +17,7 @@ import gzip
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -313,11 +314,13 @@ def parsed_limits(words: Sequence[str]) -> tuple[dict[str, int | None], dict[str
     limits: dict[str, int | None] = {}
     parts: dict[str, slice] = {}
     for word in words:
-        name, _, amount = word.partition("=")
-        start, colon, stop = amount.partition(":")
-        limits[name] = int(amount) if amount and not colon else None
-        if colon:
-            parts[name] = slice(int(start), int(stop))
+        found = re.fullmatch(r"(?P<name>\w+)(=(?P<limit>\d+)|=(?P<start>\d+):(?P<stop>\d+))?", word)
+        if found is None:
+            raise LpstepsError(f"{word}: must be NAME, NAME=LIMIT or NAME=START:STOP")
+        name = found["name"]
+        limits[name] = int(found["limit"]) if found["limit"] else None
+        if found["start"]:
+            parts[name] = slice(int(found["start"]), int(found["stop"]))
     return limits, parts
 
 

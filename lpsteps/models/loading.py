@@ -25,8 +25,7 @@ from lpsteps.models.families import check_family, check_remote_code, needs_code
 from lpsteps.models.gpu_slots import claim_slot
 from lpsteps.models.layers import check_head
 from lpsteps.models.spreading import SHARE, devices_needed, spread, weight_bytes
-
-THREADS_VARIABLE = "LPSTEPS_THREADS"
+from lpsteps.program import THREADS
 
 # Options of mallopt in glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -63,9 +62,9 @@ def configure_torch() -> int:
         LpstepsError: `LPSTEPS_THREADS` is not a positive integer, or no memory is left.
     """
     require_address_space()
-    text = os.environ.get(THREADS_VARIABLE, "")
+    text = os.environ.get(THREADS, "")
     if text and not (text.isdecimal() and int(text) > 0):
-        raise LpstepsError(f"{THREADS_VARIABLE}: {text}: must be a positive integer")
+        raise LpstepsError(f"{THREADS}: {text}: must be a positive integer")
     _keep_freed_memory()
     threads = int(text) if text else _usable_cores()
     torch.set_num_threads(threads)

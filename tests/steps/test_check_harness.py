@@ -122,6 +122,9 @@ def test_differences_are_found() -> None:
     limits, parts = check_harness.parsed_limits(["copa", "mmlu_stem=5", "piqa=20:30"])
     assert limits == {"copa": None, "mmlu_stem": 5, "piqa": None}
     assert parts == {"piqa": slice(20, 30)}
+    for word in ("piqa=", "piqa=x", "piqa=1:", "=3", "piqa=-1"):
+        with pytest.raises(LpstepsError, match="must be NAME, NAME=LIMIT or NAME=START:STOP"):
+            check_harness.parsed_limits([word])
 
 
 def test_a_part_of_a_benchmark_is_some_of_its_rows(data_root: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 from lpsteps import job_resources, jobs
 from lpsteps.config import Config, load_config
 from lpsteps.errors import LpstepsError
+from lpsteps.program import THREADS
 
 ROOT = Path(__file__).parents[2]
 SMALL, LARGE = SimpleNamespace(model="smollm2-135m"), SimpleNamespace(model="llama-2-13b")
@@ -138,8 +139,8 @@ def test_a_request_is_part_of_no_setting():
 def test_threads_of_a_job_are_not_more_than_its_cores(
     wanted: str | None, cores: int, told: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv(job_resources.THREADS, wanted or "")
+    monkeypatch.setenv(THREADS, wanted or "")
     if wanted is None:
-        monkeypatch.delenv(job_resources.THREADS)
+        monkeypatch.delenv(THREADS)
     job_resources.limit_threads(cores)
-    assert os.environ[job_resources.THREADS] == told
+    assert os.environ[THREADS] == told

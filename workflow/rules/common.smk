@@ -67,7 +67,7 @@ if STORED:
         provenance.GIT_STATE, json.dumps(provenance.git_state(Path(workflow.basedir)))
     )
     job_resources.limit_threads(ALL_CORES)
-    workflow.register_envvars(provenance.GIT_STATE, job_resources.THREADS)
+    workflow.register_envvars(provenance.GIT_STATE, program.THREADS)
 
 SHORT_JOB_MB = 1500
 SHORT_JOB = job_resources.short_job(SHORT_JOB_MB)
