@@ -22,11 +22,12 @@ PAGES = sorted(
     )
 )
 
-# Options of other programs that the documentation shows.
+# Options of other programs, and of Snakemake's plugins, that the documentation shows.
 OTHER_OPTIONS = {
     "conda": {"-f"},
     "lm_eval": {"--limit", "--samples"},
     "hf": {"--revision", "--local-dir", "--include"},
+    "kubernetes": {"--kubernetes-namespace", "--kubernetes-service-account-name"},
     "pip": {"-r", "-e", "--no-deps"},
     "pytest": {"-m"},
     "rocrate-validator": {"-p"},
