@@ -147,7 +147,12 @@ class Corpus(Section):
         default=None, description="Column; rows with equal values stay in one partition"
     )
     separator: str = Field(default="\n\n", description="Put between documents before tokenising")
-    partitions: dict[Name, float] = Field(description="Shares of the documents, disjoint")
+    partitions: dict[Name, float] = Field(description="Shares of the text, disjoint")
+    division: Literal["shuffled", "in_order"] = Field(
+        default="shuffled",
+        description="Partitions of whole documents from all over the dataset, or one after the "
+        "other, by tokens of the joined text (with `sampling: random`, by documents)",
+    )
     seed: int = Field(default=0, description="Seed of the assignment of documents to partitions")
     sampling: Literal["consecutive", "random", "random_offsets"] = Field(
         default="consecutive",
@@ -162,6 +167,16 @@ class Corpus(Section):
     length: Positive | None = Field(
         default=None, description="Tokens per window; null: the profile's"
     )
+
+    @field_validator("division")
+    @classmethod
+    def _order_knows_no_groups(cls, division: str, info: ValidationInfo) -> str:
+        if division == "in_order" and info.data.get("group") is not None:
+            raise ValueError(
+                "'in_order': cuts the text wherever a share ends, also within a group; leave out "
+                "'group', or take 'shuffled'"
+            )
+        return division
 
     @field_validator("count")
     @classmethod

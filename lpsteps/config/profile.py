@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from lpsteps.config.definitions import Definitions
 from lpsteps.config.entries import GenericResource, Name, Positive, Section
@@ -21,6 +21,23 @@ class Suite(Section):
     benchmarks: dict[Name, Positive | None] = Field(
         description="Benchmark -> number of windows or documents to score, null for all of them"
     )
+    add_bos: bool | None = Field(
+        default=None,
+        description="Put the BOS token in front of every question; null: as the model's entry "
+        "says. Running text follows that entry always",
+    )
+
+    @field_validator("add_bos")
+    @classmethod
+    def _only_questions_have_their_own(
+        cls, value: bool | None, info: ValidationInfo
+    ) -> bool | None:
+        if value is not None and info.data.get("protocol") == "perplexity":
+            raise ValueError(
+                f"{str(value).lower()}: running text begins as `add_bos` of the model's entry "
+                "says; set it there"
+            )
+        return value
 
 
 class OverheadSettings(Section):

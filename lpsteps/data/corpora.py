@@ -1,8 +1,14 @@
-"""Corpora: running text made of documents, divided into disjoint partitions."""
+"""Corpora: running text made of documents, divided into disjoint partitions.
+
+Two ways to divide it. Shuffled: whole documents, or groups of them, from all over the dataset
+(`partition_rows`). In order: one partition after the other (`partition_span`), as the code behind
+the paper divides its training text.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -39,22 +45,13 @@ def partition_rows(
     Raises:
         LpstepsError: The partition is not defined or the shares are impossible.
     """
-    if partition not in shares:
-        raise LpstepsError(f"split: {partition}: not a partition; {nearest(partition, shares)}")
-    if not (min(shares.values()) > 0 and sum(shares.values()) <= 1 + 1e-9):
-        raise LpstepsError(
-            f"partitions: {dict(shares)}: shares must be positive and add up to at most 1"
-        )
+    low, high = _ends(shares, partition)
     length_of: dict[str, int] = {}
     for group, length in zip(groups, lengths, strict=True):
         # Every row counts for at least one character, so that empty rows have a place as well.
         length_of[group] = length_of.get(group, 0) + max(length, 1)
     total = sum(length_of.values())
-    # One number for the end of a partition and the start of the next, or rounding would part them.
-    names = sorted(shares)
-    ends = dict(zip(names, accumulate(shares[name] for name in names), strict=True))
-    start = total * max((ends[name] for name in shares if name < partition), default=0.0)
-    end = total * ends[partition]
+    start, end = total * low, total * high
     chosen: set[str] = set()
     position = 0
     for group in sorted(length_of, key=lambda group: _order_key(seed, group)):
@@ -62,6 +59,34 @@ def partition_rows(
             chosen.add(group)
         position += length_of[group]
     return [row for row, group in enumerate(groups) if group in chosen]
+
+
+def partition_span(total: int, shares: Mapping[str, float], partition: str) -> slice:
+    """Return which of `total` tokens or documents in a row belong to a partition.
+
+    The partitions follow each other in the order of their names, and each begins where the one
+    before it ends; a share that is no whole number of them is rounded down.
+
+    Raises:
+        LpstepsError: The partition is not defined or the shares are impossible.
+    """
+    low, high = _ends(shares, partition)
+    # Shares that add up to 1 may do so but for their rounding, and would lose the last token.
+    return slice(math.floor(total * low + 1e-6), math.floor(total * high + 1e-6))
+
+
+def _ends(shares: Mapping[str, float], partition: str) -> tuple[float, float]:
+    """Return where a partition begins and ends on a line of length 1."""
+    if partition not in shares:
+        raise LpstepsError(f"split: {partition}: not a partition; {nearest(partition, shares)}")
+    if not (min(shares.values()) > 0 and sum(shares.values()) <= 1 + 1e-9):
+        raise LpstepsError(
+            f"partitions: {dict(shares)}: shares must be positive and add up to at most 1"
+        )
+    # One number for the end of a partition and the start of the next, or rounding would part them.
+    names = sorted(shares)
+    ends = dict(zip(names, accumulate(shares[name] for name in names), strict=True))
+    return max((ends[name] for name in shares if name < partition), default=0.0), ends[partition]
 
 
 def _order_key(seed: int, group: str) -> bytes:

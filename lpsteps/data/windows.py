@@ -1,7 +1,7 @@
 """Windows: the fixed-length token sequences that models are measured and repairs are trained on.
 
-Three ways to cut them. The first two are from the code behind the paper's perplexity tables, the
-third is how the paper draws the text that it trains patches on:
+Three ways to cut them, all from the code behind the paper: the first two for its perplexity tables,
+the third for the text that it calibrates and trains patches on (from C4, the second):
 
 - consecutive (WikiText-2, PTB): all documents are joined by blank lines and tokenised once, then
   cut into windows that do not overlap; the incomplete tail is dropped and no window gets a BOS
@@ -61,6 +61,10 @@ class TokenStream:
 
     ids: TokenIds
     starts: npt.NDArray[np.int64] | None
+
+    def part(self, span: slice) -> TokenStream:
+        """Return the tokens of a span; their starts are positions in the whole text."""
+        return TokenStream(self.ids[span], None if self.starts is None else self.starts[span])
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool) -> TokenStream:

@@ -35,4 +35,6 @@ def evaluate_spec(config: Config, model: str, lineage: str, suite: str) -> dict[
     # It draws the examples of tasks that show some, and nothing else.
     if any(isinstance(one, HarnessBenchmark) and one.shots for one in settings):
         spec["seed"] = config.profile.seed
-    return {**spec, "limits": entry.benchmarks, "add_bos": config.definitions.models[model].add_bos}
+    of_model = config.definitions.models[model].add_bos
+    add_bos = of_model if entry.add_bos is None else entry.add_bos
+    return {**spec, "limits": entry.benchmarks, "add_bos": add_bos}

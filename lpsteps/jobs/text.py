@@ -25,6 +25,7 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
         "group": entry.group,
         "separator": entry.separator,
         "partitions": entry.partitions,
+        "division": entry.division,
         "seed": entry.seed,
         "sampling": entry.sampling,
         "count": entry.count,

@@ -92,13 +92,16 @@ def shares_closed(dense: Values, pruned: Values, repaired: Values) -> Values | N
     return shares
 
 
-def interval(values: Values, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of a resampled quantity.
+def interval(values: Values, level: float = LEVEL) -> tuple[float, float] | None:
+    """Return the percentile interval of a resampled quantity, None where a bound is infinite.
 
     Args:
-        values: One value per resample.
+        values: One value per resample, possibly infinite.
         level: Share of the resamples that lie within.
     """
     tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(values, [tail, 1 - tail])
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return None
     return round(float(low), DECIMALS), round(float(high), DECIMALS)

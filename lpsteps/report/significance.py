@@ -155,7 +155,7 @@ def resampled_differences(
     task: int,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> Values | None:
+) -> Values:
     """Return how two models differ in accuracy on resamples of the documents of a task.
 
     Documents count only by who answers them: by one model minus the other, and by the dense one.
@@ -172,8 +172,8 @@ def resampled_differences(
         seed: Seed of the draws.
 
     Returns:
-        Float64 ``[resamples]``, in percentage points, or in percent of the dense accuracy; None
-        when the dense model answers nothing in a resample.
+        Float64 ``[resamples]``, in percentage points, or in percent of the dense accuracy; infinite
+        where the dense model answers nothing in a resample and the others differ.
     """
     codes = 1 + np.array(own, dtype=np.int64) - np.array(other, dtype=np.int64)
     if dense is not None:
@@ -183,9 +183,7 @@ def resampled_differences(
 
 
 @lru_cache(maxsize=512)
-def _drawn_differences(
-    counts: tuple[int, ...], task: int, resamples: int, seed: int
-) -> Values | None:
+def _drawn_differences(counts: tuple[int, ...], task: int, resamples: int, seed: int) -> Values:
     """Draw how often each case occurs: lost, equal, gained.
 
     Where there are six, the last three are of the documents that the dense model answers.
@@ -195,9 +193,9 @@ def _drawn_differences(
     drawn = generator.multinomial(total, np.array(counts) / total, size=resamples)
     gained = drawn[:, 2::3].sum(axis=1) - drawn[:, 0::3].sum(axis=1)
     whole = drawn[:, 3:].sum(axis=1) if len(counts) == 6 else np.full(resamples, total)
-    if (whole == 0).any():
-        return None
-    differences: Values = 100 * gained / whole
+    with np.errstate(divide="ignore", invalid="ignore"):
+        differences: Values = 100 * gained / whole
+    differences[np.isnan(differences)] = 0.0
     differences.setflags(write=False)
     return differences
 
@@ -215,8 +213,14 @@ def _right_or_wrong(values: tuple[float, ...]) -> bool:
 
 
 def _comparable(score: Score, *beside: Score) -> bool:
-    """Whether scores are on the same documents, each right or wrong, or on enough windows."""
-    if any(one.samples.ids != score.samples.ids for one in beside):
+    """Whether scores are of the same documents, each right or wrong, or of enough windows.
+
+    The same ones in the same way: the numbers of windows say nothing about their length, nor the
+    settings of a suite whether all of its rows were made with them.
+    """
+    if any(
+        one.samples.ids != score.samples.ids or one.settings != score.settings for one in beside
+    ):
         return False
     if score.unit == "perplexity":
         return score.n >= FEWEST_WINDOWS
@@ -232,8 +236,9 @@ def compare(own: Entry, other: Entry, name: str) -> Finding | None:
         name: Name of the other row.
 
     Returns:
-        None where the rows were scored on different documents or windows, on too few windows, or
-        where the dense model answers nothing in a resample.
+        None where the rows were scored on different documents or windows or in different ways, on
+        too few windows, or where the dense model answers so little that the interval of the ratio
+        to it has no end.
     """
     resampled = []
     for index, (score, beside) in enumerate(zip(own.scores, other.scores, strict=True)):
@@ -245,15 +250,19 @@ def compare(own: Entry, other: Entry, name: str) -> Finding | None:
         number = zlib.crc32(score.benchmark.encode())
         if score.unit == "perplexity":
             mine, theirs = (_resampled_perplexity(losses, number) for losses in values)
-            difference: Values | None = mine - theirs
+            difference = mine - theirs
         else:
             difference = resampled_differences(
                 values[0], values[1], values[2] if dense else None, number
             )
-        if difference is None:
-            return None
         resampled.append(difference)
-    differences: Values = np.average(resampled, axis=0, weights=own.weights)
+    with np.errstate(invalid="ignore"):
+        differences: Values = np.average(resampled, axis=0, weights=own.weights)
+    # Infinite to both sides, in two tasks: on no side.
+    differences[np.isnan(differences)] = 0.0
+    bounds = interval(differences)
+    if bounds is None:
+        return None
     test: Test = "bootstrap"
     p = bootstrap_p(differences)
     if len(own.scores) == 1 and own.scores[0].unit == "percent":
@@ -266,7 +275,7 @@ def compare(own: Entry, other: Entry, name: str) -> Finding | None:
     return Finding(
         other=name,
         difference=own.value - other.value,
-        bounds=interval(differences),
+        bounds=bounds,
         p=p,
         adjusted=p,
         family=1,
@@ -324,18 +333,17 @@ def _corrected(
         for name, entry in entries.items()
     }
     different = {name: pair for name, pair in pairs.items() if models[name] != models[pair[1]]}
-    findings: dict[Hashable, Finding] = {}
+    findings: dict[Hashable, Finding | None] = {}
     for name, (entry, other) in different.items():
         if models[name] not in findings:
-            finding = compare(entry, entries[other], other)
-            if finding is not None:
-                findings[models[name]] = finding
-    family, adjusted = correct([finding.p for finding in findings.values()])
+            findings[models[name]] = compare(entry, entries[other], other)
+    # What cannot be compared is counted, or the scores would choose how many comparisons there are.
+    family, adjusted = correct([1.0 if found is None else found.p for found in findings.values()])
     corrected = dict(zip(findings, adjusted, strict=True))
     return {
-        name: replace(findings[model], adjusted=corrected[model], family=family)
+        name: replace(found, adjusted=corrected[models[name]], family=family)
         for name in different
-        if (model := models[name]) in findings
+        if (found := findings[models[name]]) is not None
     }
 
 

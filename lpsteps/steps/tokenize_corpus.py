@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from lpsteps.artifacts import read_parquet, write_parquet
-from lpsteps.data.corpora import JoinedText, join_documents, partition_rows
+from lpsteps.data.corpora import JoinedText, join_documents, partition_rows, partition_span
 from lpsteps.data.specs import Spec
 from lpsteps.data.windows import (
     TokenStream,
@@ -40,6 +40,9 @@ class CorpusSpec(Spec):
     )
     separator: str = Field(default="\n\n", description="put between documents before tokenising")
     partitions: dict[str, float] = Field(description="shares of the text", min_length=1)
+    division: Literal["shuffled", "in_order"] = Field(
+        default="shuffled", description="documents from all over, or one partition after the other"
+    )
     seed: int = Field(default=0, description="seed of the partitions and of random windows")
     sampling: Literal["consecutive", "random", "random_offsets"] = Field(default="consecutive")
     length: int = Field(description="tokens per window", ge=2)
@@ -86,7 +89,13 @@ def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
             )
     numbers = [str(row) for row in range(len(texts))]
     groups = numbers if spec.group is None else table[spec.group].to_pylist()
-    rows = partition_rows(groups, list(map(len, texts)), spec.partitions, spec.seed, spec.split)
+    rows: Sequence[int] = range(len(texts))
+    match spec.division, spec.sampling:
+        case "shuffled", _:
+            lengths = list(map(len, texts))
+            rows = partition_rows(groups, lengths, spec.partitions, spec.seed, spec.split)
+        case "in_order", "random":
+            rows = rows[partition_span(len(rows), spec.partitions, spec.split)]
     texts, names = [texts[row] for row in rows], [numbers[row] for row in rows]
     tokenizer = load_tokenizer(arguments.model.parent)
 
@@ -94,6 +103,8 @@ def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
         joined = join_documents(texts, names, spec.separator)
         with elapsed(f"tokenising {spec.corpus}"):
             tokens = tokenize(tokenizer, joined.text, spec.add_bos)
+        if spec.division == "in_order":
+            tokens = tokens.part(partition_span(len(tokens.ids), spec.partitions, spec.split))
         step.note("tokens", len(tokens.ids))
         return tokens, joined
 

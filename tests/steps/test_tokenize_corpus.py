@@ -118,6 +118,47 @@ def test_random_offsets_take_windows_of_the_joined_text(root: Path, tmp_path: Pa
     assert found == [stream[start : start + 16] for start in starts]
 
 
+NINE_TENTHS = {"calibration": 0.9, "rest": 0.1}
+
+
+def test_offsets_in_the_first_part_are_those_of_the_released_program(
+    root: Path, tmp_path: Path
+) -> None:
+    """It divides the tokens, not the documents, and draws before the border alone."""
+    settings = {"sampling": "random_offsets", "count": 40, "seed": 2, "add_bos": True}
+    for split in NINE_TENTHS:
+        output = tmp_path / split
+        changes = {"division": "in_order", "split": split, "partitions": NINE_TENTHS}
+        assert _run(root, output, **changes, **settings) == 0
+    tokenizer = AutoTokenizer.from_pretrained(root / "models/tiny-model")
+    text = "\n\n".join(row["text"] for row in ROWS)
+    stream = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+    border = int(len(stream) * 0.9)
+    random.seed(2)
+    starts = [random.randint(0, border - 17) for _ in range(40)]
+    found = pq.read_table(tmp_path / "calibration")
+    assert found["token_ids"].to_pylist() == [stream[start : start + 16] for start in starts]
+    rest = stream[border:]
+    for window, documents in zip(
+        pq.read_table(tmp_path / "rest")["token_ids"].to_pylist(),
+        pq.read_table(tmp_path / "rest")["documents"].to_pylist(),
+        strict=True,
+    ):
+        assert any(rest[at : at + 16] == window for at in range(len(rest) - 15))
+        # The names of the documents are those of the whole text.
+        assert min(map(int, documents)) >= 48
+
+
+def test_documents_in_order_are_divided_by_their_number(root: Path, tmp_path: Path) -> None:
+    settings = {"sampling": "random", "count": 50, "seed": 2, "division": "in_order"}
+    for split, rows in (("calibration", range(54)), ("rest", range(54, 60))):
+        output = tmp_path / split
+        assert _run(root, output, split=split, partitions=NINE_TENTHS, **settings) == 0
+        named = {int(name) for (name,) in pq.read_table(output)["documents"].to_pylist()}
+        assert named <= set(rows)
+        assert len(named) > 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

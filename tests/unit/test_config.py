@@ -105,6 +105,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "training_text: null: table06 shows recovery 'linearpatch+ft', which is trained; "
         "allowed: embedded, embedded-128, wikipedia-64, wikitext2",
     ),
+    "running text with a beginning of its own": (
+        {
+            "suites": {
+                "text": {"protocol": "perplexity", "add_bos": True, "benchmarks": {"novels": 4}}
+            }
+        },
+        "suites.text.add_bos: true: running text begins as `add_bos` of the model's entry says",
+    ),
     "missing data_root": ({"data_root": "no/where"}, "data_root: no/where: no such folder"),
     "missing model_root": ({"model_root": "no/where"}, "model_root: no/where: no such folder"),
     "wrong dtype": ({"dtype": "float16"}, "dtype: 'float16'"),
@@ -157,6 +165,28 @@ def test_mmlu_works_in_a_suite(profile):
     for suite in ("qa", "perplexity"):
         assert "seed" not in jobs.evaluate_spec(config, "smollm2-135m", "dense", suite)
     assert spec["benchmarks"]["mmlu_other"]["tasks"]["mmlu_anatomy"] == "anatomy"
+
+
+@pytest.mark.parametrize(("asked", "passed"), [(None, True), (True, True), (False, False)])
+def test_questions_begin_as_the_suite_or_else_the_model_says(tmp_path, asked, passed):
+    payload = edited_definitions(
+        tmp_path, "config/models.yaml", lambda c: c["models"]["smollm2-135m"].update(add_bos=True)
+    )
+    payload["suites"]["qa"]["add_bos"] = asked
+    config = configuration.load_config(payload, ["config/config.yaml"])
+    assert jobs.evaluate_spec(config, "smollm2-135m", "dense", "qa")["add_bos"] is passed
+    for corpus in ("wikipedia", "stories"):
+        assert jobs.tokenize_corpus_spec(config, "smollm2-135m", corpus, "test")["add_bos"] is True
+
+
+def test_the_papers_questions_have_no_bos_and_its_text_has_one():
+    """As lm-eval 0.4.4 scores a LLaMA that is passed to it as a loaded model."""
+    config = configuration.load_config(
+        yaml.safe_load(Path("config/paper.yaml").read_text()), ["config/paper.yaml"]
+    )
+    assert jobs.evaluate_spec(config, "llama-2-7b", "dense", "qa")["add_bos"] is False
+    assert jobs.evaluate_spec(config, "llama-2-7b", "dense", "mmlu")["add_bos"] is True
+    assert jobs.tokenize_corpus_spec(config, "llama-2-7b", "wikitext2", "test")["add_bos"] is True
 
 
 @pytest.mark.parametrize(
@@ -289,6 +319,11 @@ DEFINITION_MISTAKES = {
         "config/data.yaml",
         lambda c: c["corpora"]["novels"].update(sampling="random_offsets", count=None),
         ": corpora.novels.count: null: sampling random_offsets has no natural end",
+    ),
+    "groups of a text that is divided in order": (
+        "config/data.yaml",
+        lambda c: c["corpora"]["wikipedia"].update(division="in_order"),
+        ": corpora.wikipedia.division: 'in_order': cuts the text wherever a share ends",
     ),
     "mistyped setting of a distillation": (
         "config/methods.yaml",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpsteps.data.corpora import join_documents, partition_rows
+from lpsteps.data.corpora import join_documents, partition_rows, partition_span
 from lpsteps.errors import LpstepsError
 
 SHARES = {"calibration": 0.5, "validation": 0.1, "test": 0.4}
@@ -63,6 +63,24 @@ def test_no_group_falls_between_partitions_or_into_two(
     groups = [str(number) for number in range(len(lengths))]
     homes = [row for name in shares for row in partition_rows(groups, lengths, shares, 0, name)]
     assert sorted(homes) == list(range(len(groups)))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 100_000))
+def test_spans_follow_each_other_and_leave_nothing_out(parts: list[int], total: int) -> None:
+    shares = {f"p{number}": part / sum(parts) for number, part in enumerate(parts)}
+    spans = [partition_span(total, shares, name) for name in shares]
+    assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
+    assert spans[-1].stop == total
+    for span, share in zip(spans, shares.values(), strict=True):
+        assert abs(span.stop - span.start - share * total) <= 1 + 1e-6
+
+
+def test_a_span_is_rounded_down_as_the_released_program_does() -> None:
+    shares = {"training": 0.9, "validation": 0.1}
+    for total in range(2_000):
+        assert partition_span(total, shares, "training") == slice(0, int(total * 0.9))
+    with pytest.raises(LpstepsError, match="split: tset: not a partition"):
+        partition_span(10, {"test": 1.0}, "tset")
 
 
 def test_what_is_in_no_share_is_left_out() -> None:

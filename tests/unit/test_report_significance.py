@@ -161,7 +161,6 @@ def test_cases_are_drawn_as_documents_are() -> None:
     a, b, whole = (np.array(row)[picked].sum(axis=1) for row in (own, other, dense))
     for reference, plain in ((None, 100 * (a - b) / 40), (dense, 100 * (a - b) / whole)):
         found = resampled_differences(own, other, reference, task=1, resamples=20_000)
-        assert found is not None
         assert found.mean() == pytest.approx(plain.mean(), abs=0.4)
         assert found.std() == pytest.approx(plain.std(), rel=0.03)
         for share in (0.025, 0.5, 0.975):
@@ -249,16 +248,50 @@ def test_retained_performance_resamples_the_dense_model_along() -> None:
     assert found.p == pytest.approx(2 / (RESAMPLES + 1)) and found.test == "bootstrap"
     plain = compare(entry(*rows[0].scores), entry(*rows[1].scores), "nothing")
     assert plain is not None and plain.bounds[0] < plain.bounds[1]
-    # One answer of the dense model is missing in a third of the resamples.
-    rare = [score([1] + [0] * 39)]
-    few = [entry(score(row), dense=rare) for row in ([1] * 40, [0] * 40)]
-    assert compare(*few, "b") is None
+
+
+def test_resamples_without_an_answer_of_the_dense_model_stand_at_the_ends() -> None:
+    """Plainly: no ratio there, but a side on which the difference lies."""
+
+    def rows(answers: int) -> list[Entry]:
+        dense = [score([1] * answers + [0] * (20 - answers), "a"), score([1] * 20, "b")]
+        good, bad = [1] * 15 + [0] * 5, [0] * 5 + [1] * 5 + [0] * 10
+        return [
+            entry(score(row, "a"), score([1] * 12 + [0] * 8, "b"), dense=dense)
+            for row in (good, bad)
+        ]
+
+    found = compare(*rows(4), "bad")
+    back = compare(*rows(4)[::-1], "good")
+    assert found is not None and back is not None
+    assert math.isfinite(found.bounds[1]) and found.bounds[0] > 0
+    assert found.told_apart and back.told_apart
+    assert found.p == back.p and back.bounds == (-found.bounds[1], -found.bounds[0])
+    empty = resampled_differences(
+        rows(4)[0].scores[0].samples.values,
+        rows(4)[1].scores[0].samples.values,
+        rows(4)[0].dense[0].samples.values,
+        zlib.crc32(b"a"),
+    )
+    assert 0 < np.isinf(empty).sum() < 0.025 * RESAMPLES  # It is 0.8 to the 20th, 1.2 %.
+    # With two answers of twenty, an eighth of the resamples has none: the interval has no end.
+    assert compare(*rows(2), "bad") is None
+    # Infinite to either side, in two tasks.
+    dense = [score([1] + [0] * 19, "a"), score([1] + [0] * 19, "b")]
+    ones, none = [1] * 20, [0] * 20
+    torn = [
+        entry(score(ones, "a"), score(none, "b"), dense=dense),
+        entry(score(none, "a"), score(ones, "b"), dense=dense),
+    ]
+    assert compare(*torn, "other") is None
 
 
 def test_what_is_not_compared() -> None:
     right = [1, 0, 1]
     moved = {"ids": [1, 2, 3], "values": right}
     assert compare(entry(score(right)), entry(score(right, samples=moved)), "b") is None
+    halved = score(right, settings={"dtype": "bfloat16"})
+    assert compare(entry(score(right)), entry(halved), "b") is None
     assert compare(entry(score([0.5, 1, 0])), entry(score(right)), "b") is None
     few = [3.0 + 0.1 * window for window in range(FEWEST_WINDOWS)]
     assert compare(entry(perplexity(few)), entry(perplexity(few)), "b") is not None
@@ -284,6 +317,20 @@ def test_a_column_has_one_best_and_two_families() -> None:
     lowest, _ = compare_column(rows, list(rows), {}, {}, False)
     assert {found.other for found in lowest.values()} == {"bare"}
     assert compare_column({}, [], {}, {}, True) == ({}, {})
+
+
+def test_comparisons_that_cannot_be_made_count_among_the_others() -> None:
+    """Or what the scores happen to be would choose how many they are corrected for."""
+    rows = {
+        "bare": entry(score([1] * 10 + [0] * 30)),
+        "good": entry(score([1] * 30 + [0] * 10)),
+        "elsewhere": entry(score([1] * 20 + [0] * 20, settings={"shots": 5})),
+    }
+    unrepaired = {"good": "bare", "elsewhere": "bare"}
+    best, repair = compare_column(rows, list(rows), unrepaired, {}, True)
+    assert list(best) == ["bare"] and best["bare"].family == 3
+    assert list(repair) == ["good"] and repair["good"].family == 2
+    assert repair["good"].adjusted == pytest.approx(2 * repair["good"].p)
 
 
 def test_rows_of_one_model_count_once() -> None:
