@@ -79,10 +79,14 @@ def _recorded_inputs(output: Path) -> list[Path]:
 
 
 def _chain_problems(lineage: Lineage, page: Path, tables: Path) -> Iterator[str]:
-    """Yield what is wrong with files: of each branch, so that one fault does not hide another."""
+    """Yield what is wrong with files: of each branch, so that one fault does not hide another.
+
+    The CSV files are made together with the tables, from the same cells.
+    """
     for output in (page, tables):
         try:
-            roots = [*_recorded_inputs(output), output]
+            record = provenance.read_record(output)
+            roots = [Path(entry["path"]) for entry in (*record["inputs"], *record["outputs"])]
         except LpstepsError as error:
             yield str(error)
             continue

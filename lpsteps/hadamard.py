@@ -9,7 +9,10 @@ matrix is known for almost every hidden size in use, as a Kronecker product of c
 
 The core (Paley) comes first in the product, Sylvester factors follow in their natural order. Signs
 and ordering of the Paley matrices are those of N. Sloane's tables, which QuaRot and LinearPatch
-ship, so that activations can be compared with theirs channel by channel. Sizes without a Hadamard
+ship, so that activations can be compared with theirs channel by channel where the size is a power
+of two (4096) or its core is symmetric (28 and 36: 3584, 576). The cores of order 12, 20 and 60 are
+not, and programs multiply by them or by their transposes; and for multiples of 40 (5120) theirs
+have another order of the factors. Those are other bases of the same kind. Sizes without a Hadamard
 matrix here get a seeded random orthogonal matrix instead.
 
 LinearPatch uses the Hadamard matrix alone (arXiv 2505.24680, section 3). To show what it

@@ -14,6 +14,7 @@ For any other model a pack holds inputs that are prefixes of one another, which 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.logits import score_targets
 from lpsteps.models.layers import decoder_of
 from lpsteps.progress import track
@@ -225,6 +227,7 @@ def score_requests(
 
     Raises:
         ValueError: An empty context or continuation, or a continuation above `max_length`.
+        LpstepsError: A log-probability is not finite: the harness would take it for the best one.
     """
     for context, continuation in requests:
         if not context or not 0 < len(continuation) <= max_length:
@@ -261,5 +264,10 @@ def score_requests(
             torch.split(log_probabilities, lengths), torch.split(greedy, lengths), strict=True
         )
         for (_, index), (logs, matches) in zip(scored, parts, strict=True):
-            answers[index] = Answer(float(logs.sum()), bool(matches.all()))
+            answer = Answer(float(logs.sum()), bool(matches.all()))
+            if not math.isfinite(answer.log_likelihood):
+                raise LpstepsError(
+                    "the log-probability of an answer is not finite; set dtype: float32"
+                )
+            answers[index] = answer
     return [answers[index] for index in range(len(requests))]

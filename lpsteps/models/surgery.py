@@ -15,6 +15,10 @@ from lpsteps.models.patch import Patch
 from lpsteps.patches import GapPatch, PatchSet
 from lpsteps.plan import Plan
 
+# Settings of a config that hold one value for each layer, by which a family gives its layers their
+# masks, rotary embeddings, caches and MLPs.
+_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+
 
 def apply_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet | None = None) -> None:
     """Remove the plan's layers from `model`, in place, and insert the patches.
@@ -54,10 +58,10 @@ def apply_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet | None = No
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # type: ignore[assignment]
     model.config.num_hidden_layers = len(decoder.layers)
-    # Families with mixed attention look up each layer's mask, rotary embedding and cache by number.
-    layer_types = getattr(model.config, "layer_types", None)
-    if layer_types is not None:
-        model.config.layer_types = [layer_types[layer] for layer in survivors]
+    for name in _PER_LAYER:
+        settings = getattr(model.config, name, None)
+        if settings is not None:
+            setattr(model.config, name, [settings[layer] for layer in survivors])
 
 
 def surviving_layers(plan: Plan, patches: PatchSet) -> list[int]:

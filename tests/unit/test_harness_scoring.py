@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
 from tiny_tokenizer import train_tokenizer
 
+from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.scoring import (
     Answer,
     Request,
@@ -111,6 +114,15 @@ def test_too_long_requests_lose_their_beginning(tiny_llama: Any) -> None:
 def test_requests_that_cannot_be_scored_are_refused(tiny_llama: Any, request_: Request) -> None:
     with pytest.raises(ValueError, match="tokens: both parts"):
         score_requests(tiny_llama, [request_], max_length=8, batch_tokens=64)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_answer_that_is_no_number_is_not_the_best_one(tiny_llama: Any, value: float) -> None:
+    """The harness takes the largest by `argmax`, which finds the first NaN."""
+    with torch.no_grad():
+        tiny_llama.lm_head.weight[7] = value
+    with pytest.raises(LpstepsError, match="is not finite; set dtype: float32"):
+        score_requests(tiny_llama, random_requests(), max_length=128, batch_tokens=64)
 
 
 def test_no_requests_no_answers(tiny_llama: Any) -> None:

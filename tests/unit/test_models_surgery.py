@@ -317,6 +317,32 @@ def test_pruned_model_can_be_saved_and_loaded(tiny_model: Any, family: str, tmp_
 
 
 @torch.no_grad()
+def test_layers_without_rotary_embedding_are_loaded_as_such(tmp_path: Any) -> None:
+    from transformers import SmolLM3Config, SmolLM3ForCausalLM
+
+    from lpsteps.models.loading import load_model
+
+    torch.manual_seed(0)
+    model = SmolLM3ForCausalLM(
+        SmolLM3Config(
+            vocab_size=128,
+            hidden_size=HIDDEN_SIZE,
+            intermediate_size=80,
+            num_hidden_layers=N_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            no_rope_layers=[1, 1, 1, 0, 1, 1],
+            pad_token_id=0,
+        )
+    ).eval()
+    apply_plan(model, plan_of(1, 4))
+    assert model.config.no_rope_layers == [1, 1, 0, 1]
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, torch.float32, device=torch.device("cpu"))
+    torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_plan_without_gaps_changes_nothing(tiny_model: Any, family: str) -> None:
     model = tiny_model(family)
     before = model(TOKENS).logits

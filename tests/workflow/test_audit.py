@@ -230,6 +230,14 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
         change_json("reports/tables.json", lambda c: c["cells"].pop(0)),
         "the cell is gone",
     ),
+    "table as CSV": (
+        replace("reports/tables/table02.csv", "measured", "published"),
+        "reports/tables/table02.csv: was changed after build_tables wrote it",
+    ),
+    "table as CSV removed": (
+        remove("reports/tables/table02.csv"),
+        "reports/tables/table02.csv: missing",
+    ),
     "cell of the page": (
         change_cell_in_page,
         f"reports/tables.html: {CELL}: shows '1.23', the tables have",
