@@ -125,7 +125,7 @@ def score(
     settings = (
         {"shots": 0, "add_bos": True, "harness": "0.4.13", "task_version": 1, "dtype": "float32"}
         if harness
-        else {"window_length": 1024, "add_bos": True, "dtype": "float32"}
+        else {"window_length": 2048, "add_bos": True, "dtype": "float32"}
     )
     return {
         "schema": 1,

@@ -197,6 +197,11 @@ class Calibration(Section):
         default=0, ge=0, description="Number of windows that the model writes itself, mixed in"
     )
     exclude_first: int = Field(default=0, ge=0, description="Tokens to skip at each window's start")
+    printed: bool = Field(
+        default=False,
+        description="Whether the paper's rows read this text unless they say otherwise; numbers on "
+        "other text get no verdict",
+    )
 
     @property
     def total_windows(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lpsteps.config import Config, TextSource, TrainingText
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.report.printed_protocol import WINDOW_LENGTH
 
 
 def corpora_manifest(config: Config, corpus: str) -> str:
@@ -38,6 +39,13 @@ def corpus_windows(config: Config, model: str, calibration: str) -> str:
     """Return the windows of a calibration's corpus."""
     entry = config.definitions.calibrations[calibration]
     return f"results/{model}/windows/{entry.corpus}/{entry.split}.parquet"
+
+
+def is_printed_calibration(config: Config, calibration: str) -> bool:
+    """Whether the rows of the paper that name no other text read this one."""
+    entry = config.definitions.calibrations[calibration]
+    length = config.definitions.corpora[entry.corpus].length or config.profile.window_length
+    return entry.printed and length == WINDOW_LENGTH
 
 
 def calibration_windows(config: Config, model: str, calibration: str) -> str:

@@ -14,7 +14,11 @@ from lpsteps.report.verdicts import judge, judge_layers
 
 
 def beside_published(
-    cell: Cell, column: Column, printed: PublishedCell | None, trained: TrainingAmount | None
+    cell: Cell,
+    column: Column,
+    printed: PublishedCell | None,
+    trained: TrainingAmount | None,
+    other_quantity: str | None,
 ) -> Cell:
     """Put the printed value, and where comparable the difference and a verdict, into a cell.
 
@@ -23,6 +27,7 @@ def beside_published(
         column: Its column.
         printed: The printed cell of the same configuration, if any.
         trained: On how much text the row was distilled, None if it was not.
+        other_quantity: Why the number is another quantity than the printed one, None if it is not.
     """
     if trained is not None:
         otherwise = "" if printed is None else trained.beside_printed
@@ -39,6 +44,8 @@ def beside_published(
     )
     if cell.status != "measured":
         return beside
+    if other_quantity is not None:
+        return replace(beside, unjudged=other_quantity)
     if layers is not None and isinstance(cell.value, list):
         difference = len(set(cell.value) - set(layers))
         return replace(beside, difference=difference, verdict=judge_layers(cell.value, layers))

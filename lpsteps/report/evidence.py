@@ -188,6 +188,7 @@ class BuildSpec(BaseModel):
     Attributes:
         profile: Path of the config file of the run.
         calibration: The calibration of rows that name none.
+        printed_calibration: Whether it is the text that the paper's rows of this kind read.
         tables: Per table, the models with the pruning levels to show.
         figures: The same per figure.
         order: Models in display order. A record keeps its keys sorted, so that an audit would not
@@ -210,6 +211,7 @@ class BuildSpec(BaseModel):
 
     profile: str
     calibration: str
+    printed_calibration: bool = True
     tables: dict[str, dict[str, list[int]]]
     figures: dict[str, dict[str, list[int]]] = {}
     order: tuple[str, ...] = ()

@@ -21,6 +21,8 @@ COLUMNS = (
     "high",
     "n",
     "total",
+    "benchmarks_used",
+    "benchmarks_wanted",
     "limited",
     "status",
     "published",

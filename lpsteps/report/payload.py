@@ -45,6 +45,7 @@ def build_payload(
     index = by_variant(printed)
     cells: dict[str, Cell] = {}
     listed: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     tables = []
     for definition in definitions:
         _check_columns(definition, printed)
@@ -56,10 +57,13 @@ def build_payload(
         )
         table = builder.build()
         own = [asdict(cell) for cell in builder.cells.values()]
-        tables.append({**table, "summary": summarise(own)})
+        columns = {column.id for column in definition.columns if column.shown}
+        of_page = [cell for cell in own if cell["column"] in columns]
+        tables.append({**table, "summary": summarise(of_page)})
         listed += own
+        shown += of_page
         cells.update(builder.cells)
-    counts = Counter(cell.status for cell in cells.values())
+    counts = Counter(cell["status"] for cell in shown)
     used = {cell.variant for cell in cells.values() if cell.variant is not None}
     return {
         "schema": SCHEMA,
@@ -70,7 +74,7 @@ def build_payload(
             ],
             "counts": {name: counts[name] for name in ("measured", "published", "missing")},
             "limits": _sample_limits(evidence),
-            "summary": summarise(listed),
+            "summary": summarise(shown),
         },
         "tables": tables,
         "cells": listed,

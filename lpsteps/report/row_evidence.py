@@ -74,6 +74,11 @@ class RowEvidence:
         count = len(patch.content.restored)
         return f"keeps {count} retrained layer{'s' if count > 1 else ''}"
 
+    def reads_other_text(self, row: Row) -> bool:
+        """Whether a row is cut and repaired by other calibration text than the paper's."""
+        of_profile = row.selection is not None and row.calibration is None
+        return of_profile and not self.spec.printed_calibration
+
     def distillation(self, row: Row) -> DistillationFacts | None:
         """Return how a row is distilled, None if it is not."""
         facts = self.spec.recovery(row.recovery, row.calibration) if row.selection else None

@@ -12,8 +12,10 @@ from lpsteps.report.cells import Cell, Source
 from lpsteps.report.curves import thinned_curve
 from lpsteps.report.definitions import Column, Row
 from lpsteps.report.derived_cells import derived_cell
+from lpsteps.report.evidence import Score
 from lpsteps.report.formats import format_layers
 from lpsteps.report.measured_cells import measured_cell
+from lpsteps.report.printed_protocol import other_quantity
 from lpsteps.report.published import Key, PublishedCell
 from lpsteps.report.row_comparisons import compare_rows, mark_best
 from lpsteps.report.row_evidence import RowEvidence
@@ -251,4 +253,18 @@ class TableBuilder:
             trained = None
             if column.higher_is_better is not None and cell.status == "measured":
                 trained = behind.training_amount(row, model, n)
-            self._add(beside_published(cell, column, printed, trained))
+            other = None
+            if printed is not None and cell.status == "measured":
+                scores = self._scores(cell, built)
+                other = other_quantity(column, scores, behind.reads_other_text(row))
+            self._add(beside_published(cell, column, printed, trained, other))
+
+    def _scores(self, cell: Cell, built: Mapping[str, Cell]) -> list[Score]:
+        """Return what a number is made from, of its own row."""
+        names = [part.rpartition("/")[2] for part in cell.parts] or [cell.column]
+        return [
+            found.content
+            for name in names
+            if (part := built[name]).variant is not None
+            and (found := self.behind.evidence.scores.get((part.variant, name))) is not None
+        ]

@@ -53,7 +53,8 @@ RULES = (
     "Layers: reproduced when the set is the same, close when one layer is another.",
     "Half a unit of the last printed digit is added to each bound; what is further off differs.",
     "A score on a limited sample differs when it is more than two standard errors off, and a "
-    f"perplexity when it is more than {PERPLEXITY_BOUNDS[1]} % off as well. Else it is undecided.",
+    f"perplexity when it is more than {PERPLEXITY_BOUNDS[1]} % off as well. Else it is undecided. "
+    "By chance alone one such score in twenty differs.",
 )
 """The rule in words."""
 

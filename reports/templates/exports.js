@@ -17,9 +17,11 @@ const tableShown = (table) => {
     }
     if (level.rows.length > 0) levels.push(level);
   }
+  const caption = table.caption.textContent.trim();
+  const form = formChoice.value && formChoice.selectedOptions[0].textContent;
   return {
     id: table.id,
-    caption: table.caption.textContent.trim(),
+    caption: form ? `${caption.replace(/\.$/, "")}, numbers ${form}` : caption,
     columns: heads.map((head) => head.textContent.trim()),
     spans,
     levels,
@@ -38,13 +40,15 @@ const rowShown = (row, group) => {
     label: head.textContent.trim(),
     notes,
     reason: reason ? cellOf(reason.querySelector("button").dataset.cell).reason : undefined,
-    cells: reason ? [] : [...row.querySelectorAll("td")].map((td) => {
+    cells: [...row.querySelectorAll("td")].map((td) => {
       const button = td.querySelector("button[data-cell]");
       if (!button) return undefined;
       return {
         ...cellOf(button.dataset.cell),
-        shown: button.querySelector(".value").textContent.trim(),
-        withError: showErrors.checked,
+        shown: button.querySelector(".value")?.textContent.trim(),
+        // Both are of the number itself, not of another form of it.
+        withError: showErrors.checked && !formChoice.value,
+        withPaper: !formChoice.value,
       };
     }),
   };
@@ -53,7 +57,7 @@ const rowShown = (row, group) => {
 const showErrors = document.getElementById("show-errors");
 
 // One line for each number, unrounded, with what a program needs to go on with it.
-const CSV_FIELDS = ["cell", "model", "removed", "group", "method", "column", "unit", "value", "stderr", "n", "total", "status", "published", "difference", "verdict", "reason"];
+const CSV_FIELDS = ["cell", "model", "removed", "group", "method", "column", "unit", "value", "stderr", "n", "total", "benchmarks_used", "benchmarks_wanted", "status", "published", "difference", "verdict", "reason"];
 const csvField = (value) => {
   const text = value === undefined || value === null ? "" : Array.isArray(value) ? value.join(" ") : String(value);
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
@@ -63,7 +67,8 @@ const asCsv = ({ levels }) =>
   csvText([CSV_FIELDS, ...levels.flatMap(({ rows }) => rows.flatMap(({ cells }) =>
     cells.filter(Boolean).map((cell) => [
       cell.id, cell.modelTitle, cell.level, cell.rowGroup, cell.rowLabel, cell.columnTitle, cell.unit, cell.value,
-      cell.stderr, cell.n, cell.total, cell.status, cell.published_text, cell.difference, cell.verdict?.word, cell.reason,
+      cell.stderr, cell.n, cell.total, cell.benchmarks_used, cell.benchmarks_wanted, cell.status, cell.published_text,
+      typeof cell.difference === "string" ? cell.value - cell.published : cell.difference, cell.verdict?.word, cell.reason,
     ])))]);
 
 const sampleNote = ({ levels }) => {
@@ -100,7 +105,8 @@ const cellText = (cell, { escape, mark, error, paper }) => {
   return [
     mark[cell.mark]?.(value) ?? value,
     cell.withError && cell.stderr !== undefined ? error(cell.stderr.toFixed(2)) : "",
-    cell.status !== "published" && cell.published_text !== undefined ? paper(escape(cell.published_text)) : "",
+    cell.benchmarks_used < cell.benchmarks_wanted ? ` (${cell.benchmarks_used} of ${cell.benchmarks_wanted})` : "",
+    cell.withPaper && cell.status !== "published" && cell.published_text !== undefined ? paper(escape(cell.published_text)) : "",
   ].join("");
 };
 const labelText = ({ label, notes }, escape) => escape([label, ...notes.map((note) => `(${note})`)].join(" "));

@@ -121,6 +121,11 @@ const lineageTree = (file, { rule, rows }) => {
   ];
 };
 
+// Without a finding a number is the best itself, or of a kind that is not compared, or could not be.
+const isCompared = (cell) =>
+  cell.versusBest || cell.comparisons || cell.mark === "best" || cell.level === 0 ||
+  cell.status !== "measured" || cell.higherIsBetter === undefined;
+
 const showCell = (id) => {
   const cell = cellOf(id);
   if (!cell) return;
@@ -144,6 +149,7 @@ const showCell = (id) => {
       ["Sample", sampleOf(cell)],
       ["Printed value", cell.status === "published" ? undefined : cell.published_text],
       ["Difference", cell.difference === undefined ? undefined : plain(cell.difference)],
+      ["Beside the best of its column", isCompared(cell) ? undefined : "not compared"],
       ["Verdict", cell.verdict ? `${cell.verdict.word}: ${cell.verdict.rule}` : undefined],
       ["No verdict", cell.unjudged],
       ["On the printed value", cell.publishedNote],

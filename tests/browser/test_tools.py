@@ -173,8 +173,29 @@ def test_a_table_downloads_as_csv_with_every_number(
         if cell["value"] is not None:
             assert float(line["value"]) == cell["value"]
         assert line["reason"] == (cell["reason"] or "")
+        if cell["difference"] is not None:
+            assert float(line["difference"]) == cell["difference"]
+        assert line["benchmarks_used"] == str(cell["benchmarks_used"] or "")
     kept = {line["cell"].split("/")[3] for line in csv.DictReader(io.StringIO(narrowed))}
     assert kept == {"dense", "sleb"}
+
+
+def test_a_table_downloads_what_is_missing_as_well(
+    page: str, browser: Browser, cells: Cells
+) -> None:
+    """A row without a number has one line, with the reason; differences are numbers."""
+    with browser.open(page, 1280) as shown:
+        tables = shown.evaluate(
+            """[...document.querySelectorAll(".exports")].map((line) => line.dataset.table)"""
+        )
+        texts = [copied(shown, table, "csv") for table in tables]
+        reasons = shown.locator("td.reason").count()
+    lines = [line for text in texts for line in csv.DictReader(io.StringIO(text))]
+    assert reasons > 0 and sum(line["status"] == "missing" for line in lines) >= reasons
+    differences = [line for line in lines if line["difference"]]
+    assert len(differences) > 5
+    for line in differences:
+        assert float(line["difference"]) == cells[line["cell"]]["difference"]
 
 
 def copied(page: Page, table: str, format: str) -> str:
@@ -201,6 +222,26 @@ def test_a_table_copies_as_markdown(page: str, browser: Browser, cells: Cells) -
     )
     assert f"**{cells[best]['text']}**" in text
     assert "Limited samples: " in text and "ARC-e n=64" in text
+    partial = cells[f"{FIVE}/sleb/qa_rp"]
+    assert partial["benchmarks_used"] < partial["benchmarks_wanted"]
+    assert f"({partial['benchmarks_used']} of {partial['benchmarks_wanted']})" in text
+
+
+def test_another_form_of_the_numbers_is_named_and_has_no_errors(
+    page: str, browser: Browser, cells: Cells
+) -> None:
+    table = "table01-llama-2-7b"
+    with browser.open(page, 1280) as shown:
+        shown.locator("#controls summary").click()
+        shown.locator("#show-errors").check()
+        plain = [copied(shown, table, format) for format in ("markdown", "latex")]
+        shown.locator("#choose-form").select_option("minus-paper")
+        other = [copied(shown, table, format) for format in ("markdown", "latex")]
+    assert "(paper " in plain[0] and "\u00b1" in plain[0] and "scriptsize" in plain[1]
+    assert all("numbers minus the paper's" in text for text in other)
+    assert not any("(paper " in text or "\u00b1" in text or "scriptsize" in text for text in other)
+    difference = cells["table01/llama-2-7b/n7/sleb/piqa"]["difference"]
+    assert f"{difference:+.2f}" in other[0]
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,17 @@ def test_the_papers_questions_have_no_bos_and_its_text_has_one():
     assert jobs.tokenize_corpus_spec(config, "llama-2-7b", "wikitext2", "test")["add_bos"] is True
 
 
+def test_the_paper_calibrates_on_long_windows_of_its_own_text():
+    paper = yaml.safe_load(Path("config/paper.yaml").read_text())
+    for changes, expected in (
+        ({}, True),
+        ({"calibration": "wikitext2-64"}, False),
+        ({"window_length": 512}, False),
+    ):
+        config = configuration.load_config(paper | changes, ["config/paper.yaml"])
+        assert jobs.build_tables_spec(config)["printed_calibration"] is expected
+
+
 @pytest.mark.parametrize(
     ("split", "expected"),
     [

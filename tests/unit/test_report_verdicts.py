@@ -152,6 +152,7 @@ class Run:
     def __init__(self, folder: Path, paths: dict[str, list[str]]) -> None:
         self.folder = folder
         self.inputs = [path for listed in paths.values() for path in listed]
+        self.spec = example.spec({LARGE: [7]})
 
     def score(self, benchmark: str, value: float, stderr: float, *variant: Any) -> None:
         path = f"{variant_folder(LARGE, *variant)}/scores/{benchmark}.json"
@@ -159,12 +160,14 @@ class Run:
         content |= {"value": value, "stderr": stderr, "limited": False, "total": content["n"]}
         write_json(self.folder / path, content)
 
-    def score_as(self, benchmark: str, other: str, *variant: Any) -> None:
+    def score_as(self, benchmark: str, other: str, *variant: Any, **settings: Any) -> None:
         """Give a variant's score on one benchmark a second time, under another's name."""
         folder = self.folder / variant_folder(LARGE, *variant) / "scores"
         content = json.loads((folder / f"{benchmark}.json").read_text())
-        write_json(folder / f"{other}.json", content | {"benchmark": other})
-        self.inputs.append((folder / f"{other}.json").relative_to(self.folder).as_posix())
+        content |= {"benchmark": other, "settings": content["settings"] | settings}
+        write_json(folder / f"{other}.json", content)
+        path = (folder / f"{other}.json").relative_to(self.folder).as_posix()
+        self.inputs += [path] if path not in self.inputs else []
 
     def build(self) -> dict[str, Any]:
         reports = [
@@ -172,7 +175,7 @@ class Run:
             *(f"reports/published/{table}.csv" for table in example.TABLES if table != "beyond"),
         ]
         inputs = [Path(path) for path in [*self.inputs, *reports]]
-        return derive_tables(example.spec({LARGE: [7]}), inputs, Unchecked())
+        return derive_tables(self.spec, inputs, Unchecked())
 
 
 class Unchecked(Lineage):
@@ -238,11 +241,49 @@ def test_training_on_other_text_has_no_verdict(run: Run) -> None:
     assert cells["table04/llama-2-7b/n7/linearpatch/wikitext2"]["verdict"]
 
 
+def test_calibration_on_other_text_has_no_verdict(run: Run) -> None:
+    run.score("arc_easy", 61.0, 1.0, *PATCHED)
+    run.spec["printed_calibration"] = False
+    cells = {cell["id"]: cell for cell in run.build()["cells"]}
+    for name in (f"{ROW}/arc_easy", "table08/llama-2-7b/n7/sleb/layers"):
+        cell = cells[name]
+        assert cell["status"] == "measured" and cell["published"] is not None
+        assert (cell["verdict"], cell["difference"], cell["difference_stderr"]) == (None,) * 3
+        assert cell["unjudged"] == "calibrated on other text than the paper's row"
+    # What was removed and added has the same size, and the dense model reads no such text.
+    assert cells[f"{ROW}/ratio"]["verdict"]["word"] == "reproduced"
+    assert cells["table01/llama-2-7b/n0/dense/arc_challenge"]["verdict"]
+
+
+def test_windows_of_another_length_have_no_verdict(run: Run) -> None:
+    for benchmark in ("wikitext2", "c4", "ptb"):
+        run.score_as("novels", benchmark, "llm-streamline", 7, "linearpatch")
+    row = "table04/llama-2-7b/n7/linearpatch"
+    cells = {cell["id"]: cell for cell in run.build()["cells"]}
+    assert cells[f"{row}/c4"]["verdict"] and cells[f"{row}/ppl_avg"]["verdict"]
+    run.score_as("novels", "c4", "llm-streamline", 7, "linearpatch", window_length=512)
+    cells = {cell["id"]: cell for cell in run.build()["cells"]}
+    assert cells[f"{row}/c4"]["unjudged"] == (
+        "on windows of 512 tokens, the paper's have 2\u202f048"
+    )
+    mean = cells[f"{row}/ppl_avg"]
+    assert mean["verdict"] is mean["difference"] is None
+    assert mean["unjudged"].startswith("on windows of 512 and 2")
+    assert cells[f"{row}/ptb"]["verdict"]
+
+
 def test_the_summary_counts_every_cell_once(run: Run) -> None:
     run.score("arc_easy", 61.0, 1.0, *PATCHED)
     payload = run.build()
     whole = payload["run"]["summary"]
-    cells = payload["cells"]
+    hidden = {
+        (table["id"], column["id"])
+        for table in payload["tables"]
+        for column in table["columns"]
+        if not column["shown"]
+    }
+    cells = [cell for cell in payload["cells"] if (cell["table"], cell["column"]) not in hidden]
+    assert 0 < len(cells) < len(payload["cells"])
     verdicts = [cell["verdict"]["word"] for cell in cells if cell["verdict"]]
     words = ("reproduced", "close", "differs", "undecided")
     assert {word: whole[word] for word in words} == {word: verdicts.count(word) for word in words}
