@@ -339,7 +339,12 @@ def cut_data(config: Config, parts: Mapping[str, slice], folder: Path) -> Path:
         benchmark = config.benchmarks[name]
         if not isinstance(benchmark, HarnessBenchmark):
             raise LpstepsError(f"{name}: only benchmarks of questions are taken in parts")
-        source = file_of(config, benchmark.dataset, benchmark.split)
+        split = (benchmark.dataset, benchmark.split)
+        for suite in config.profile.suites.values():
+            for other in suite.benchmarks:
+                if other != name and split in splits_of(config, other):
+                    raise LpstepsError(f"{name}: {other} has the same file; check them one by one")
+        source = file_of(config, *split)
         table = pq.read_table(source, partitioning=None)
         rows = table.slice(part.start, part.stop - part.start)
         if not rows.num_rows:

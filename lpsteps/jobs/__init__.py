@@ -17,6 +17,7 @@ from lpsteps.jobs.distillations import (
 from lpsteps.jobs.environment import run_programs_of
 from lpsteps.jobs.memory import (
     build_patch_mb,
+    choose_dtype_mb,
     distill_mb,
     memory_mb,
     moments_mb,
@@ -95,6 +96,7 @@ __all__ = [
     "build_tables_spec",
     "calibrate_spec",
     "calibration_windows",
+    "choose_dtype_mb",
     "choose_layers_spec",
     "convert_model_spec",
     "corpora_manifest",

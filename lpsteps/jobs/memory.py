@@ -17,6 +17,11 @@ def memory_mb(config: Config, model: str) -> int:
     return 2500 + config.definitions.models[model].parameters * 4 // 10**6
 
 
+def choose_dtype_mb(config: Config, model: str) -> int:
+    """Return the memory for a layer in float32 and in bfloat16, four times as wide as its input."""
+    return 1500 + 4 * (4 + 2) * config.definitions.models[model].hidden_size ** 2 // 10**6
+
+
 def moments_mb(config: Config, model: str, n: int, kind: str) -> int:
     """Return the memory for a plan's moments while they are measured or read.
 

@@ -177,6 +177,10 @@ def move_to_device(
         if count is not None:
             break
         claimed = _claim_gpu(indices)
+        if claimed is None and len(indices) == 1 and weight_bytes(model) <= free[0]:
+            # The only device there is may do: what else the job needs is not known beforehand.
+            count = 1
+            break
         if claimed is None:
             raise LpstepsError(
                 f"{size / 1e9:.1f} GB for weights do not fit into {SHARE:.0%} of the "

@@ -178,8 +178,8 @@ def rescaling_patches(
 def build(context: RecoveryContext, params: Params) -> PatchSet:
     """Load the model, measure the ratios and build the patches."""
     source = context.needed_model()
-    # The second copy is the partly repaired model.
-    copies = 2 if params.statistics == "sequential" else 1
+    # The second copy is the model that is repaired up to an earlier gap.
+    copies = 2 if params.statistics == "sequential" and len(context.plan.gaps) > 1 else 1
     return rescaling_patches(source.load(copies), context.plan, source.windows, params)
 
 

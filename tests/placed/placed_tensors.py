@@ -81,12 +81,11 @@ def _device_of(func: Any, args: tuple[Any, ...], tensors: list[torch.Tensor]) ->
     if func in _INDEXING:
         # The tensor and what is written to it; the indices come from anywhere.
         tensors = [value for value in (args[0], *args[2:3]) if isinstance(value, torch.Tensor)]
-    devices = {tensor.device for tensor in tensors if tensor.dim() > 0}
+    # A number without dimensions goes everywhere from the CPU, and nowhere from another device.
+    devices = {tensor.device for tensor in tensors if tensor.dim() > 0 or _is_placed(tensor.device)}
     if len(devices) > 1 and func not in _MOVING:
         raise MixedDevicesError(f"{func}: {', '.join(sorted(map(str, devices)))}")
-    # Numbers without dimensions go everywhere.
-    placed = [tensor.device for tensor in tensors if _is_placed(tensor.device)]
-    return next(iter(devices), placed[0] if placed else torch.device("cpu"))
+    return next(iter(devices), torch.device("cpu"))
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -127,6 +127,14 @@ def test_differences_are_found() -> None:
             check_harness.parsed_limits([word])
 
 
+def test_a_part_is_of_a_file_that_no_other_benchmark_reads(data_root: Path, tmp_path: Path) -> None:
+    """It would be cut for both, or as the last one says."""
+    names = ["mmlu_social_sciences", "mmlu_other"]
+    config = check_harness.check_config(dict.fromkeys(names), data_root)
+    with pytest.raises(LpstepsError, match="mmlu_other has the same file; check them one by one"):
+        check_harness.cut_data(config, {names[0]: slice(0, 3)}, tmp_path)
+
+
 def test_a_part_of_a_benchmark_is_some_of_its_rows(data_root: Path, tmp_path: Path) -> None:
     config = check_harness.check_config({"copa": None}, data_root)
     folder = tmp_path / "cut"

@@ -572,6 +572,14 @@ def test_memory_of_a_ranking(profile):
         assert more == int(matrices)
 
 
+def test_memory_to_choose_a_dtype_grows_with_the_model(profile):
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    assert jobs.choose_dtype_mb(config, "smollm2-135m") == 1500 + 24 * 576**2 // 10**6
+    # The widest of the paper's models has a matrix of 5120 x 13824.
+    more = jobs.choose_dtype_mb(config, "llama-2-13b") - 1500
+    assert more >= 5120 * 13824 * (4 + 2) / 1e6
+
+
 def test_the_snakefile_loads_nothing_heavy():
     """Snakemake parses the rules again in every cluster job, so importing them must be quick."""
     import subprocess

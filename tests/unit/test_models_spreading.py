@@ -105,6 +105,15 @@ def test_a_larger_one_takes_the_next_that_are_free(monkeypatch: pytest.MonkeyPat
     assert gpus.spread[1:] == [([0, 2, 3], [100, 50, 100])]
 
 
+def test_the_only_gpu_is_tried(monkeypatch: pytest.MonkeyPatch):
+    gpus, own = Gpus(monkeypatch, [100, 100], {0, 1}), torch.device("cuda", 0)
+    for model, copies in ((Model(95), 1), (Model(60), 2)):
+        loading.move_to_device(model, own, copies=copies)
+        assert model.moved == [own] and gpus.spread == []
+    with pytest.raises(LpstepsError, match=r"that are free on the 1 GPUs"):
+        loading.move_to_device(Model(101), own)
+
+
 def test_one_that_does_not_fit_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     Gpus(monkeypatch, [10**9, 10**9, 10**9], {0, 2})
     message = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ N_LAYERS = 8
 HIDDEN_SIZE = 48
 # A gap at the start, one of a single layer, and one that reaches the end.
 SEVERAL = Plan.removing(N_LAYERS, (0, 1, 3, 5, 6, 7))
+ONE_GAP = Plan.removing(N_LAYERS, (3, 4))
 BASES = ["identity", "hadamard", "randomised_hadamard", "random_orthogonal", "dct", "pca"]
 
 
@@ -241,6 +243,32 @@ def test_the_model_is_left_alone(
     assert not any(module._forward_pre_hooks for module in model.modules())
     for name, values in model.state_dict().items():
         assert torch.equal(values, before[name])
+
+
+@pytest.mark.parametrize(
+    ("statistics", "plan", "copies"),
+    [("original", SEVERAL, 1), ("sequential", SEVERAL, 2), ("sequential", ONE_GAP, 1)],
+)
+def test_room_for_a_second_model_is_asked_for_where_there_is_one(
+    model: Any,
+    windows: npt.NDArray[np.int64],
+    monkeypatch: pytest.MonkeyPatch,
+    statistics: Literal["original", "sequential"],
+    plan: Plan,
+    copies: int,
+) -> None:
+    asked = []
+
+    def load(self: ModelInput, copies: float = 1, **options: Any) -> Any:
+        asked.append(copies)
+        return model
+
+    monkeypatch.setattr(ModelInput, "load", load)
+    context = RecoveryContext(
+        plan, HIDDEN_SIZE, model=ModelInput(Path("none"), Path("none"), windows)
+    )
+    method.build(context, method.Params(basis="hadamard", statistics=statistics))
+    assert asked == [copies]
 
 
 def test_activations_that_are_not_finite_are_named(

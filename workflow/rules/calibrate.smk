@@ -14,7 +14,7 @@ rule choose_dtype:
         "results/runtime/choose_dtype/{model}.tsv"
     threads: ALL_CORES
     resources:
-        **model_job(lambda wildcards: SHORT_JOB_MB),
+        **model_job(lambda wildcards: jobs.choose_dtype_mb(CONFIG, wildcards.model)),
     params:
         spec={"dtype": CONFIG.profile.dtype},
         code=code("lpsteps.steps.choose_dtype"),
