@@ -23,6 +23,7 @@ WRONG_TYPES: dict[str, Any] = {
     "suites/qa/benchmarks": ["copa"],
     "suites/qa/benchmarks/copa": "all",
     "suites/qa/protocol": "lm-eval",
+    "suites/qa/add_bos": "maybe",
     "calibration": 3,
     "training_text": ["tiny"],
     "window_length": "long",
@@ -145,6 +146,11 @@ CASES = [
         "a benchmark in a suite of another protocol",
         ("suites.qa.benchmarks.novels", "belongs to protocol 'perplexity'"),
         suites__qa__benchmarks={"novels": 1},
+    ),
+    _written(
+        "running text with a beginning of its own",
+        ("suites.perplexity.add_bos", "model's entry"),
+        suites__perplexity__add_bos=True,
     ),
     _written(
         "a benchmark in two suites",
