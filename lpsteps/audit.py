@@ -16,6 +16,7 @@ from lpsteps import fingerprint, provenance
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.errors import LpstepsError
 from lpsteps.provenance import Artifact, Lineage
+from lpsteps.repeating import profile_option
 from lpsteps.report.page import render_page
 from lpsteps.report.tables import derive_tables
 
@@ -195,12 +196,13 @@ def audit(page: Path) -> Audit:
     )
 
 
-def explain(cell: dict[str, Any], artifacts: dict[str, Any]) -> Iterator[str]:
+def explain(cell: dict[str, Any], artifacts: dict[str, Any], profile: str) -> Iterator[str]:
     """Yield the lineage of a cell as lines of text: what it is, then each file with its maker.
 
     Args:
         cell: A cell of ``tables.json``.
         artifacts: The files behind all cells, as ``tables.json`` has them.
+        profile: The profile of the run, likewise.
     """
     value = cell["text"] if cell["value"] is not None else f"missing ({cell['reason']})"
     yield f"{cell['id']}: {value}"
@@ -214,11 +216,12 @@ def explain(cell: dict[str, Any], artifacts: dict[str, Any]) -> Iterator[str]:
         yield f"  computed from {part}"
     if cell["source"] is not None:
         yield f"  read at {cell['source']['pointer']}"
-        yield from _explain_file(cell["source"]["path"], artifacts, 1, set())
+        option = profile_option(profile)
+        yield from _explain_file(cell["source"]["path"], artifacts, option, 1, set())
 
 
 def _explain_file(
-    path: str, artifacts: dict[str, Any], depth: int, seen: set[str]
+    path: str, artifacts: dict[str, Any], option: str, depth: int, seen: set[str]
 ) -> Iterator[str]:
     indent = "  " * depth
     facts = artifacts.get(path)
@@ -233,6 +236,6 @@ def _explain_file(
     yield f"{indent}  sha256 {facts['sha256']}, {facts['bytes']} bytes"
     if "rule" in facts:
         yield f"{indent}  made by {facts['rule']}, code {facts['code']}"
-        yield f"{indent}  repeat with: snakemake --cores 1 --force {facts['target']}"
+        yield f"{indent}  repeat with: snakemake --cores 1 --force {facts['target']}{option}"
     for source in facts["inputs"]:
-        yield from _explain_file(source, artifacts, depth + 1, seen)
+        yield from _explain_file(source, artifacts, option, depth + 1, seen)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.repeating import DEFAULT_PROFILE
 from lpsteps.run_summary import PAGE
 
 app = typer.Typer(
@@ -18,8 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prune layers of a language model, repair the cut, audit every number.",
 )
-
-PROFILE = Path("config/config.yaml")
 
 
 @app.command()
@@ -58,7 +57,7 @@ def why(
     if cell not in cells:
         close = [name for name in cells if name.split("/")[0] == cell.split("/")[0]]
         raise LpstepsError(f"{cell}: no such cell in {page}; {nearest(cell, close or cells)}")
-    for line in explain(cells[cell], tables["artifacts"]):
+    for line in explain(cells[cell], tables["artifacts"], tables["run"]["profile"]):
         print(line)
 
 
@@ -138,6 +137,15 @@ def crate(
     )
 
 
+def _profile_of_page() -> Path:
+    """Return the profile that the page was built with: another one has other samples and text."""
+    from lpsteps.artifacts import read_json
+
+    tables = PAGE.with_suffix(".json")
+    profile = Path(read_json(tables)["run"]["profile"] if tables.is_file() else DEFAULT_PROFILE)
+    return profile if profile.is_file() else Path(DEFAULT_PROFILE)
+
+
 @app.command("export")
 def export_variant(
     model: Annotated[str, typer.Option(help="Entry of `models`")],
@@ -154,7 +162,9 @@ def export_variant(
     public: Annotated[
         bool, typer.Option("--public", help="Make that repository public if it is new")
     ] = False,
-    configfile: Annotated[Path, typer.Option(help="The profile")] = PROFILE,
+    configfile: Annotated[
+        Path | None, typer.Option(help="The profile, by default the page's", show_default=False)
+    ] = None,
     cores: Annotated[str, typer.Option(help="As for snakemake")] = "all",
 ) -> None:
     """Write a pruned model as a checkpoint that other programs load; runs what is missing."""
@@ -166,11 +176,12 @@ def export_variant(
     from lpsteps.export.run import build
     from lpsteps.export.variant_names import named_variant
 
-    manifest = Path(checkpoint_manifest(named_variant(read_config(configfile), model, variant)))
+    profile = configfile or _profile_of_page()
+    manifest = Path(checkpoint_manifest(named_variant(read_config(profile), model, variant)))
     check_target(to, replace=force)
     if push_to_hub is not None:
         check_push(push_to_hub)
-    build(manifest, configfile, cores)
+    build(manifest, profile, cores)
     deliver(manifest, to, replace=force)
     print(f"{to}: exported {model}, {variant}")
     if push_to_hub is not None:

@@ -44,7 +44,7 @@ class Job:
             ``spec``, the digests ``code`` and ``env``, those that its rule has. A rule without
             ``code`` runs no step program, so its outputs have no record.
         to_run: Whether Snakemake would run it; the reasons are in what follows.
-        missing: Outputs of a job to run that are not there.
+        missing: Outputs that are not there. Of a job that would not run, nothing needs them now.
         unfinished: Whether an interrupted run left it half made.
         updated: Inputs whose content is another one than at the last run.
         awaited: Inputs that another job of the plan makes first.
@@ -92,8 +92,8 @@ def _job(job: Any, graph: Any) -> Job:
         "rule": reason.code_changed,
         "software": reason.software_stack_changed,
     }
-    # Snakemake looks for outputs only where no job in front of this one runs.
-    absent = {str(path) for path in job.output if graph.needrun(job) and not Path(path).exists()}
+    # Snakemake itself looks for outputs only where no job in front of this one runs.
+    absent = {str(path) for path in job.output if not Path(path).exists()}
     inputs = set(map(str, job.input))
     recorded = inputs
     if reason.input_changed:

@@ -28,6 +28,7 @@ _DIGEST_LENGTH = 16
 _COMPUTING = frozenset(
     [
         "datasets",
+        "gguf",
         "Jinja2",
         "lm_eval",
         "numpy",

@@ -113,6 +113,8 @@ def git_state(folder: Path, *, besides: tuple[str, ...] = ()) -> dict[str, Any]:
         show = git("log", "-1", "--format=%H %cd", "--date=format-local:%Y-%m-%d")
         left_out = [f":(exclude){path}" for path in besides]
         changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *left_out)
+        # New files count where code is. Profiles and tables are no code, and each run has its own.
+        changes += git("ls-files", "--others", "--exclude-standard", "--", "lpsteps", "workflow")
     except (OSError, subprocess.CalledProcessError):
         return {}
     commit, day = show.split()

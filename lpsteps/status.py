@@ -52,12 +52,14 @@ class Status:
         pending: The jobs that would run, sorted by name.
         doubtful: Outputs that Snakemake holds for current though their record names other code,
             settings or software, with what differs. ``snakemake --touch`` leaves such.
+        gone: Outputs that are not there and that nothing needs which is up to date itself.
     """
 
     targets: list[str]
     current: dict[str, list[str]]
     pending: list[PendingJob]
     doubtful: dict[str, list[Cause]]
+    gone: list[str]
 
     @property
     def seconds(self) -> float:
@@ -88,6 +90,7 @@ def status(targets: Sequence[str], jobs: Sequence[Job], medians: Mapping[str, fl
         current=_by_step(job for job in jobs if not job.to_run),
         pending=[_pending(job, makers, medians) for job in jobs if job.to_run],
         doubtful=dict(_doubtful(jobs)),
+        gone=sorted(path for job in jobs if not job.to_run for path in _gone(job)),
     )
 
 
@@ -112,9 +115,14 @@ def _pending(job: Job, makers: Mapping[str, str], medians: Mapping[str, float]) 
     )
 
 
+def _gone(job: Job) -> list[str]:
+    """Outputs that are not there; a record that is missing beside its file is told as doubtful."""
+    return [path for path in job.outputs if path in job.missing]
+
+
 def _doubtful(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Cause]]]:
     for job in jobs:
-        if job.to_run:
+        if job.to_run or _gone(job):
             continue
         try:
             differing = differences(job)
@@ -146,10 +154,19 @@ def lines(status: Status) -> Iterator[str]:
         yield ""
         yield (
             f"{len(status.doubtful)} files count as current although their records say otherwise; "
-            "delete them to make them again:"
+            "to make them again, name them to snakemake after --forcerun:"
         )
         for path, differing in status.doubtful.items():
             yield f"  {path} ({'; '.join(cause.heading for cause in differing)})"
+    if status.gone:
+        yield ""
+        yield (
+            f"{len(status.gone)} files are gone, but what was made from them is there; to have "
+            "them back, name them to snakemake as targets:"
+        )
+        yield from (f"  {path}" for path in status.gone[:MOST_NAMED])
+        if len(status.gone) > MOST_NAMED:
+            yield f"  and {len(status.gone) - MOST_NAMED} more"
 
 
 def _cost(status: Status) -> str:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationInfo, fie
 
 from lpsteps.config.entries import (
     Name,
+    Parameters,
     Positive,
     RelativePath,
     Repository,
@@ -241,7 +242,7 @@ class Selection(Section):
 
     title: str = Field(description="Name shown in the report")
     metric: Name = Field(description="File name in lpsteps/selection/, without .py")
-    params: dict[str, Any] = Field(default={}, description="Parameters of the metric")
+    params: Parameters = Field(default={}, description="Parameters of the metric")
 
 
 class WidthPruning(Section):
@@ -249,7 +250,7 @@ class WidthPruning(Section):
 
     title: str = Field(description="Name shown in the report")
     method: Name = Field(description="File name in lpsteps/width/, without .py")
-    params: dict[str, Any] = Field(default={}, description="Parameters of the method")
+    params: Parameters = Field(default={}, description="Parameters of the method")
 
 
 class MethodRecovery(Section):
@@ -257,7 +258,7 @@ class MethodRecovery(Section):
 
     title: str = Field(description="Name shown in the report")
     method: Name = Field(description="File name in lpsteps/recovery/, without .py")
-    params: dict[str, Any] = Field(default={}, description="Parameters of the method")
+    params: Parameters = Field(default={}, description="Parameters of the method")
 
 
 class DistilledRecovery(Section):

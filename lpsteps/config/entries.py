@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -45,6 +45,14 @@ def _stays_below(path: str) -> str:
 
 RelativePath = Annotated[str, AfterValidator(_stays_below)]
 """A file below a folder."""
+
+
+def _in_order(entries: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(entries.items()))
+
+
+Parameters = Annotated[dict[str, Any], AfterValidator(_in_order)]
+"""Parameters of a method. Snakemake would take another order of them for a change."""
 
 
 class Section(BaseModel):

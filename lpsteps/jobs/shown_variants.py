@@ -73,24 +73,27 @@ def models_in_order(config: Config) -> list[str]:
 
 
 def variants(config: Config) -> dict[Variant, list[str]]:
-    """Return all variants that the profile's tables show, with the benchmarks shown of each.
+    """Return all variants that the profile's tables show, with the benchmarks scored of each.
 
     Table rows whose selection, recovery or calibration the definitions lack are left out here; the
     table shows them as missing, with the reason that the table's definition states. So are rows on
     a calibration whose text cannot be had, levels that a recovery is unsuited for, and columns of
-    benchmarks that no suite of the profile scores.
+    benchmarks that no suite of the profile scores. One shown benchmark brings its whole suite,
+    which one job scores: Snakemake notices what changed of a job only where it has made all of its
+    outputs.
 
     Returns:
         Sorted by variant; the benchmarks are sorted, too.
     """
-    scored = {name for suite in config.profile.suites.values() for name in suite.benchmarks}
+    suites = [set(suite.benchmarks) for suite in config.profile.suites.values()]
     found: dict[Variant, set[str]] = {}
     for table, counts_by_model in config.profile.tables.items():
-        shown = scored.intersection(config.tables[table].benchmarks())
+        columns = set(config.tables[table].benchmarks())
+        scored = set().union(*(suite for suite in suites if not suite.isdisjoint(columns)))
         for model, counts in counts_by_model.items():
             for query in config.tables[table].variants():
                 for variant in _variants_of(config, model, query, counts):
-                    found.setdefault(variant, set()).update(shown)
+                    found.setdefault(variant, set()).update(scored)
     return {variant: sorted(found[variant]) for variant in sorted(found)}
 
 

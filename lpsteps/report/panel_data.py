@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lpsteps.artifacts import canonical_json
+from lpsteps.repeating import profile_option
 from lpsteps.report.chains import lineage_chains
 from lpsteps.report.figure_data import figure_csv
 
@@ -63,6 +64,7 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
         the files of ``lineage``, or path and SHA-256 of a file that has no lineage; that of a score
         leads into ``settings``. ``figures``: by figure, every drawn number as CSV. ``lineage``: the
         files behind the numbers, see :func:`lpsteps.report.chains.lineage_chains`.
+        ``profile_option``: how a command names the profile.
     """
     texts, models, sources, variants, settings = (_Numbered() for _ in range(5))
     rows: list[dict[str, Any]] = []
@@ -154,6 +156,7 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
             figure["id"]: figure_csv(payload, figure["id"]) for figure in payload["figures"]
         },
         "lineage": lineage,
+        "profile_option": profile_option(payload["run"]["profile"]),
     }
 
 

@@ -113,7 +113,7 @@ const lineageTree = (file, { rule, rows }) => {
     if (parent.lastElementChild.tagName !== "UL") parent.append(element("ul", { className: "branches" }));
     parent.lastElementChild.append(items[row]);
   });
-  const command = code(`snakemake --cores 1 --force ${file.path}`);
+  const command = code(`snakemake --cores 1 --force ${file.path}${stored.profile_option}`);
   return [
     element("p", { className: "hint" }, "Each file was made from those below it, down to pinned downloads. A file that several steps read stands once; the other steps name it."),
     element("ul", { className: "tree" }, items[0]),

@@ -167,6 +167,44 @@ def test_mmlu_works_in_a_suite(profile):
     assert spec["benchmarks"]["mmlu_other"]["tasks"]["mmlu_anatomy"] == "anatomy"
 
 
+def test_a_shown_benchmark_brings_its_suite(profile):
+    """One job scores a suite, and is known to Snakemake only with all that it has made."""
+    profile["suites"]["qa"]["benchmarks"]["mmlu_stem"] = 10
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    for variant, names in jobs.variants(config).items():
+        assert ("mmlu_stem" in names) == ("arc_easy" in names), variant
+    files = jobs.table_inputs(config)["scores"]
+    assert "results/smollm2-135m/dense/scores/mmlu_stem.json" in files
+    # A suite of which no table shows anything is not scored at all.
+    profile["suites"]["qa"]["benchmarks"].pop("mmlu_stem")
+    profile["suites"]["mmlu"] = {"protocol": "harness", "benchmarks": {"mmlu_stem": 10}}
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    assert not any("mmlu_stem" in names for names in jobs.variants(config).values())
+
+
+def test_another_order_is_no_other_setting(tmp_path):
+    """Snakemake compares settings as they are written, so the order is one of ours."""
+    plain = edited_definitions(tmp_path, "config/methods.yaml", lambda content: None)
+    config = configuration.load_config(plain, ["config/config.yaml"])
+
+    def turn_round(content):
+        for entry in content["recoveries"].values():
+            if "params" in entry:
+                entry["params"] = dict(reversed(entry["params"].items()))
+
+    turned = edited_definitions(tmp_path, "config/methods.yaml", turn_round)
+    for suite in turned["suites"].values():
+        suite["benchmarks"] = dict(reversed(suite["benchmarks"].items()))
+    other = configuration.load_config(turned, ["config/config.yaml"])
+    for suite in plain["suites"]:
+        specs = [jobs.evaluate_spec(c, "smollm2-135m", "dense", suite) for c in (config, other)]
+        assert repr(specs[0]) == repr(specs[1])
+    patches = [
+        repr(jobs.build_patch_spec(c, "wikipedia", "least-squares-ridge")) for c in (config, other)
+    ]
+    assert patches[0] == patches[1]
+
+
 @pytest.mark.parametrize(("asked", "passed"), [(None, True), (True, True), (False, False)])
 def test_questions_begin_as_the_suite_or_else_the_model_says(tmp_path, asked, passed):
     payload = edited_definitions(
@@ -203,8 +241,8 @@ def test_the_paper_calibrates_on_long_windows_of_its_own_text():
 @pytest.mark.parametrize(
     ("split", "expected"),
     [
-        ("dev", "mmlu_stem: split 'dev' with the examples: MMLU is not in the embedded data"),
-        ("test", "mmlu_stem: MMLU is not in the embedded data"),
+        ("dev", "mmlu_humanities: split 'dev' with the examples: MMLU is not in the embedded data"),
+        ("test", "mmlu_humanities: MMLU is not in the embedded data"),
     ],
 )
 def test_a_benchmark_with_shots_needs_both_splits(tmp_path, split, expected):

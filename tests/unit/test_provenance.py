@@ -147,5 +147,12 @@ def test_git_state_of_a_checkout(tmp_path: Path) -> None:
     (tmp_path / "results/one.json").write_text("2")
     assert state_of(tmp_path)["dirty"]
     assert state_of(tmp_path, besides=("results",)) == state
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/mine.yaml").write_text("1")
+    (tmp_path / "lpsteps").mkdir()
+    assert state_of(tmp_path, besides=("results",)) == state
+    (tmp_path / "lpsteps/new_method.py").write_text("1")
+    assert state_of(tmp_path, besides=("results",))["dirty"]
+    (tmp_path / "lpsteps/new_method.py").unlink()
     (tmp_path / "code.py").write_text("2")
     assert state_of(tmp_path, besides=("results",))["dirty"]

@@ -220,6 +220,24 @@ def test_current_files_whose_records_disagree_are_named(folder: Path):
     assert "  results/calibrate/a.parquet (setting changed: windows: 16 -> 32)" in text
 
 
+def test_files_that_are_gone_are_not_called_up_to_date(folder: Path):
+    """Snakemake makes only what a job that runs needs, and all that needs these is there."""
+    gone = [
+        job(f"calibrate/{name}", to_run=False, missing=[f"results/calibrate/{name}.parquet"])
+        for name in "abcd"
+    ]
+    half = job("calibrate/e", to_run=False, missing=["results/calibrate/e.parquet.record.json"])
+    kept = job("calibrate/f", to_run=False)
+    record(gone[0], spec={**SPEC, "windows": 16})
+    record(kept)
+    found = status(["page"], [*gone, half, kept], {})
+    assert found.gone == [each.outputs[0] for each in gone]
+    assert list(found.doubtful) == half.outputs
+    text = "\n".join(lines(found))
+    assert "4 files are gone, but what was made from them is there" in text
+    assert "  results/calibrate/c.parquet\n  and 1 more" in text
+
+
 def test_jobs_without_a_spec_or_a_step_program_are_not_doubtful(folder: Path):
     tables = job("build_tables/t", params={"code": CODE, "env": "cc"}, to_run=False)
     record(tables)
@@ -247,6 +265,7 @@ def test_json_holds_all_of_it(folder: Path):
             }
         ],
         "doubtful": {},
+        "gone": [],
         "seconds": 0,
         "unmeasured": 1,
     }
