@@ -20,6 +20,8 @@ from lpsteps.data.specs import MODEL_SUFFIXES, Spec
 from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_pinned_code, model_size
 
+# Tensors of old checkpoints that are computed anew: rotary frequencies and masks of attention.
+_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\b(attn|attention)\.(masked_)?bias)$")
 _FIRST_LAYER = re.compile(r"(^|\.)(layers|h|blocks)\.0\.")
 
 
@@ -61,9 +63,31 @@ def take_local_model(source: Path, folder: Path, with_code: bool) -> None:
         found = f", only {pickled[0]}, which could run code when read" if pickled else ""
         raise LpstepsError(f"{source}: no *.safetensors there{found}; convert it to safetensors")
     suffixes = MODEL_SUFFIXES if with_code else MODEL_SUFFIXES - {".py"}
+    others = {*source.glob("*.safetensors"), source / "manifest.json"} - {*weight_files(source)}
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in suffixes and path.name != "manifest.json":
+        if path.is_file() and path.suffix in suffixes and path not in others:
             link_or_copy(path.resolve(), folder / path.name)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers loads a model from, sorted.
+
+    Some repositories hold the same weights a second time, for another program.
+
+    Raises:
+        LpstepsError: The index of the weights is damaged, or one of them is missing.
+    """
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file() and not whole.is_file():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise LpstepsError(f"{index}: weight_map: missing; fetch the model again")
+        paths = sorted({folder / Path(str(name)).name for name in shards.values()})
+        for path in paths:
+            if not path.is_file():
+                raise LpstepsError(f"{path}: missing, but in {index.name}; fetch the model again")
+        return paths
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -77,8 +101,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 def count_parameters(folder: Path) -> ParameterCount:
     """Count the parameters of a checkpoint from the headers of its safetensors files.
 
-    An output matrix that is tied to the embeddings and the rotary frequencies that old checkpoints
-    store are not counted.
+    An output matrix that is tied to the embeddings, and the rotary frequencies and attention masks
+    that old checkpoints store, are not counted.
 
     Raises:
         LpstepsError: There are no safetensors files, or one is damaged.
@@ -86,7 +110,7 @@ def count_parameters(folder: Path) -> ParameterCount:
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, Sequence[int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="numpy") as tensors:
                 shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
@@ -113,7 +137,7 @@ def count_shapes(
     tied = config.get("tie_word_embeddings", False)
     total = layer = 0
     for name, shape in shapes.items():
-        if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+        if _BUFFERS.search(name) or (tied and name == "lm_head.weight"):
             continue
         total += prod(shape)
         layer += prod(shape) if _FIRST_LAYER.search(name) else 0
@@ -148,7 +172,7 @@ def check_model(folder: Path, expected: ExpectedModel) -> None:
     """
     config = read_json(folder / "config.json")
     count = count_parameters(folder)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         check_finite(path)
     counted = {"parameters": count.total, "layer_parameters": count.layer}
     for key, value in expected.model_dump(exclude_none=True).items():

@@ -24,7 +24,8 @@ _MODEL_REMEDY = "put the model's folder below model_root"
 
 _SHA256_LENGTH = 64
 
-_MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
+# Other safetensors are the weights once more, for other programs than transformers.
+_MODEL_FILES = ["*.json", "model*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
 
 
 def hub_table(
@@ -119,8 +120,8 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
             )
     if not any(folder.glob("*.safetensors")):
         raise LpstepsError(
-            f"{repo} at {revision[:12]}: no *.safetensors there, and pickled weights could run "
-            f"code when read; convert them and {_MODEL_REMEDY}"
+            f"{repo} at {revision[:12]}: no model*.safetensors there, and pickled weights could "
+            f"run code when read; convert them and {_MODEL_REMEDY}"
         )
     # What the download keeps to resume itself is no part of the model.
     shutil.rmtree(folder / ".cache", ignore_errors=True)

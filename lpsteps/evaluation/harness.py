@@ -98,7 +98,16 @@ class PackedModel(HFLM):  # type: ignore[misc]
             tokenizer: Its tokenizer.
             add_bos: Whether every context starts with the beginning-of-sequence token.
             batch_tokens: Most tokens in one forward pass.
+
+        Raises:
+            LpstepsError: ``add_bos`` is set, but the harness leaves that token to the tokenizer,
+                and this one puts none in front.
         """
+        if add_bos and tokenizer("x")["input_ids"][:1] != [tokenizer.bos_token_id]:
+            raise LpstepsError(
+                "add_bos: true: the tokenizer of this model puts no BOS token in front of a "
+                "question; set it to false for the suite"
+            )
         super().__init__(
             pretrained=model, backend="causal", tokenizer=tokenizer, add_bos_token=add_bos
         )

@@ -172,11 +172,14 @@ def supports_branching(model: PreTrainedModel, decoder: Decoder, longest: int) -
     slides = window is not None and window < longest
     if layer_types is not None:
         slides = slides and "sliding_attention" in layer_types
+    # Falcon's ALiBi counts positions from a mask of one row, GPT-Neo's windows by places in a pack.
+    counted = getattr(config, "alibi", False) or "local" in getattr(config, "attention_layers", ())
     return (
         config._attn_implementation in _MASKABLE_ATTENTION
         and "position_ids" in inspect.signature(decoder.backbone.forward).parameters
         and set(layer_types or ()) <= {"full_attention", "sliding_attention"}
         and not slides
+        and not counted
     )
 
 

@@ -27,7 +27,7 @@ def title(record: ExportRecord) -> str:
         return f"{settings.base.title}, {settings.width.title}"
     if settings.selection is None or settings.recovery is None:
         return settings.base.title
-    left = record.n_layers - len(record.removed_layers)
+    left = record.n_layers - len(record.removed_layers) + len(record.restored_layers)
     repair = "" if settings.recovery.method == "none" else f", {settings.recovery.title}"
     return f"{settings.base.title}, {left} of {record.n_layers} layers{repair}"
 
@@ -79,7 +79,7 @@ def _introduction(record: ExportRecord) -> Iterator[str]:
             f"{name} without {len(record.removed_layers)} of its {record.n_layers} decoder layers."
         )
     if record.form == "stock":
-        yield "It has a stock architecture: whatever loads the dense model loads this one."
+        yield "It has the dense model's own architecture: transformers 5 loads it as that one."
     else:
         yield (
             f"No stock architecture computes it, so the folder brings its model class along "
@@ -88,12 +88,12 @@ def _introduction(record: ExportRecord) -> Iterator[str]:
 
 
 def _use(record: ExportRecord) -> Iterator[str]:
-    trust = "" if record.form == "stock" else ", trust_remote_code=True"
+    trust = ", trust_remote_code=True" if record.needs_trust else ""
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
     yield ""
     yield 'folder = "."  # this folder, or its repository on the Hub'
-    yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    yield f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})"
     yield f"model = AutoModelForCausalLM.from_pretrained(folder{trust})"
     yield 'tokens = tokenizer("The river", return_tensors="pt")'
     yield "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=20)[0]))"

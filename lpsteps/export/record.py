@@ -60,6 +60,7 @@ class ExportRecord(BaseModel):
     Attributes:
         settings: What the config says of the variant.
         form: `stock`, or which model class the folder brings along.
+        needs_trust: Whether loading it runs code of the folder: that class, or the model's own.
         dtype: Of the weights, as torch names it.
         n_layers: Decoder layers of the dense model.
         removed_layers: Those that were removed, in the order in which they were given up.
@@ -77,6 +78,7 @@ class ExportRecord(BaseModel):
     version: Literal[1] = Field(default=1, alias="schema")
     settings: ExportSettings
     form: Form
+    needs_trust: bool
     dtype: str
     n_layers: int
     removed_layers: list[int]

@@ -18,6 +18,7 @@ from lpsteps.artifacts import flush_to_disk, read_json, write_json
 from lpsteps.errors import LpstepsError, nearest
 
 if TYPE_CHECKING:
+    from gguf import GGUFReader
     from tokenizers.pre_tokenizers import PreTokenizer
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -57,6 +58,22 @@ def word_splitter(name: str) -> PreTokenizer:
     raise LpstepsError(f"tokenizer.ggml.pre: {name}: cannot convert this kind of GGUF; {problem}")
 
 
+def _check_rotary(gguf: Path, reader: GGUFReader) -> None:
+    """Check that rotary frequencies are plain: transformers drops any scaling of them in silence.
+
+    Raises:
+        LpstepsError: They are scaled.
+    """
+    kinds = [key for key in reader.fields if key.endswith(".rope.scaling.type")]
+    scaled = [key for key in kinds if reader.fields[key].contents() != "none"]
+    scaled += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_f")]
+    if scaled:
+        raise LpstepsError(
+            f"{gguf}: {scaled[0]}: a scaling of rotary embeddings would be lost in the conversion; "
+            "take the model's safetensors"
+        )
+
+
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as config.json, model.safetensors (float32) and tokenizer files.
 
@@ -76,9 +93,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
     disable_progress_bar()
     try:
-        fields = GGUFReader(gguf).fields
+        reader = GGUFReader(gguf)
     except ValueError as error:
         raise LpstepsError(f"{gguf}: not a GGUF file ({error})") from error
+    fields = reader.fields
+    _check_rotary(gguf, reader)
     metadata = {
         key: fields[key].contents()
         for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre")

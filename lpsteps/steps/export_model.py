@@ -42,6 +42,7 @@ from lpsteps.export.mergekit import mergekit_config
 from lpsteps.export.model_card import model_card
 from lpsteps.export.record import EXPORT_FILE, ExportRecord, ScoreFacts
 from lpsteps.export.settings import ExportSettings, Form
+from lpsteps.export.tokenizer import keep_tokenizer
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import load_model
 from lpsteps.patches import read_patches
@@ -126,6 +127,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         copy_companions(source, manifest["files"], folder)
 
     trusted = form != "stock" or bool(manifest.get("trust_remote_code"))
+    keep_tokenizer(source, folder, form, trusted=trusted)
     exported = load_checkpoint(folder, device=device, trusted=trusted)
     deviation = relative_deviation(logits_on(exported, tokens), expected)
     check_deviation(deviation, dtype, folded=folded)
@@ -135,6 +137,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     record = ExportRecord(
         settings=settings,
         form=form,
+        needs_trust=trusted,
         dtype=facts["dtype"],
         n_layers=n_layers,
         removed_layers=list(pruning.plan.order) if pruning.plan else [],

@@ -46,7 +46,7 @@ def _interleave(weight: Matrix, heads: int) -> Matrix:
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
-def _write_gguf(path: Path, pre_tokenizer: str | None = "smollm") -> Any:
+def _write_gguf(path: Path, pre_tokenizer: str | None = "smollm", rotary: str | None = None) -> Any:
     """Write a tiny quantised Llama and return the model that it should become."""
     torch.manual_seed(3)
     config = LlamaConfig(
@@ -75,6 +75,10 @@ def _write_gguf(path: Path, pre_tokenizer: str | None = "smollm") -> Any:
     writer.add_rope_freq_base(5000.0)
     writer.add_rope_dimension_count(HIDDEN // HEADS)
     writer.add_layer_norm_rms_eps(1e-6)
+    if rotary is not None and rotary != "rope_freqs.weight":
+        writer.add_string("llama.rope.scaling.type", rotary)
+    if rotary == "rope_freqs.weight":
+        writer.add_tensor(rotary, np.ones(HIDDEN // HEADS // 2, dtype=np.float32))
     writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
     if pre_tokenizer is not None:
@@ -234,6 +238,20 @@ def test_an_unknown_word_rule_stops_the_step(
     assert _run(tmp_path, _expected(model)) == 1
     assert f"tokenizer.ggml.pre: {name or 'not given'}: cannot convert" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("rotary", "named"),
+    [("linear", "llama.rope.scaling.type"), ("rope_freqs.weight", "rope_freqs.weight")],
+)
+def test_scaled_rotary_embeddings_stop_the_step(
+    rotary: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in Llama 3.1: transformers reads neither, and would compute something else."""
+    (tmp_path / "archive").mkdir()
+    model = _write_gguf(tmp_path / "archive" / "tiny.gguf", rotary=rotary)
+    assert _run(tmp_path, _expected(model)) == 1
+    assert f"{named}: a scaling of rotary embeddings would be lost" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_gguf_stops_the_step(

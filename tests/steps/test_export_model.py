@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from exported import CPU, TEMPLATES, TOKENS, patches_of, plan_of
+from tiny_tokenizer import train_tokenizer
 
 from lpsteps.artifacts import read_json, sha256_file, verify_file_manifest, write_json
 from lpsteps.evaluation.score import Samples, Score, write_score
@@ -173,8 +174,10 @@ def test_second_run_gives_the_same_bytes(tmp_path: Path, model: Path) -> None:
 
 def test_the_tokenizer_comes_along_as_it_is(tmp_path: Path, model: Path) -> None:
     manifest = read_json(model)
-    for name in ("tokenizer.json", "chat_template.jinja", "README.md"):
+    train_tokenizer().save_pretrained(model.parent)
+    for name in ("chat_template.jinja", "README.md"):
         (model.parent / name).write_text(f"the dense model's {name}")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"):
         manifest["files"][name] = {
             "sha256": sha256_file(model.parent / name),
             "bytes": (model.parent / name).stat().st_size,
@@ -182,8 +185,8 @@ def test_the_tokenizer_comes_along_as_it_is(tmp_path: Path, model: Path) -> None
     write_json(model, manifest)
     assert export(tmp_path, model) == 0
     for name in ("tokenizer.json", "chat_template.jinja"):
-        assert (tmp_path / "checkpoint" / name).read_text() == f"the dense model's {name}"
-    assert "the dense model's" not in (tmp_path / "checkpoint/README.md").read_text()
+        assert (tmp_path / "checkpoint" / name).read_text() == (model.parent / name).read_text()
+    assert "dense model's README" not in (tmp_path / "checkpoint/README.md").read_text()
 
 
 def test_the_dense_model_is_exported_without_a_plan(tmp_path: Path, model: Path) -> None:

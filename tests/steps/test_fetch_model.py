@@ -127,7 +127,7 @@ def test_the_hub_is_asked_for_the_pinned_commit_and_no_pickles(
     origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
     assert _run(tmp_path, origin, expected) == 0
     assert (asked["repo"], asked["revision"]) == ("owner/tiny", REVISION)
-    assert "*.safetensors" in asked["allow_patterns"]
+    assert "model*.safetensors" in asked["allow_patterns"]
     assert not {"*.bin", "*.py", "*"} & set(asked["allow_patterns"])
     manifest = verify_file_manifest(tmp_path / "models" / "tiny" / "manifest.json")
     assert set(manifest["files"]) == {"config.json", "model.safetensors"}
@@ -187,7 +187,7 @@ def test_pickled_weights_of_the_hub_are_refused(
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
     assert _run(tmp_path, origin, expected) == 1
-    assert "owner/tiny at 0123456789ab: no *.safetensors there" in capsys.readouterr().err
+    assert "owner/tiny at 0123456789ab: no model*.safetensors there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

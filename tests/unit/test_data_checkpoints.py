@@ -32,11 +32,17 @@ def _save_llama(folder: Path, tied: bool) -> Any:
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_those_of_the_loaded_model(tmp_path: Path, tied: bool) -> None:
     model = _save_llama(tmp_path, tied)
-    # Old checkpoints hold the output matrix although it is tied, and the rotary frequencies.
-    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    # Old checkpoints hold the output matrix although it is tied, rotary frequencies and masks.
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6),
+        "gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8),
+        "gpt_neox.layers.0.attention.masked_bias": torch.ones(1),
+        "h.0.attn.bias": torch.ones(1, 1, 8, 8),
+    }
     if tied:
         extra["lm_head.weight"] = torch.ones(64, 48)
-    save_file(extra, tmp_path / "more.safetensors")
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
+    save_file(extra, tmp_path / "model-2.safetensors")
     count = count_parameters(tmp_path)
     assert count.total == sum(parameter.numel() for parameter in model.parameters())
     assert count.layer == sum(p.numel() for p in model.model.layers[0].parameters())
@@ -71,6 +77,28 @@ def test_local_files_are_linked_and_strangers_left_behind(tmp_path: Path) -> Non
     (tmp_path / "with_code").mkdir()
     take_local_model(source, tmp_path / "with_code", with_code=True)
     assert (tmp_path / "with_code" / "modeling_x.py").is_file()
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_weights_that_are_there_twice_count_once(shards: bool, tmp_path: Path) -> None:
+    """As in Mistral's repositories, which hold them for their own program as well."""
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    folder.mkdir()
+    model = _save_llama(source, tied=True)
+    save_file({"tok_embeddings.weight": torch.ones(64, 48)}, source / "consolidated.safetensors")
+    if shards:
+        (source / "model.safetensors").unlink()
+        model.save_pretrained(source, max_shard_size="20KB")
+        assert len(list(source.glob("model-*.safetensors"))) > 1
+    assert count_parameters(source).total == model.num_parameters()
+    take_local_model(source, folder, with_code=False)
+    assert not (folder / "consolidated.safetensors").exists()
+    assert count_parameters(folder).total == model.num_parameters()
+    if shards:
+        lost = min(folder.glob("model-*.safetensors"))
+        lost.unlink()
+        with pytest.raises(LpstepsError, match=rf"{lost.name}: missing, but in model\.safetensors"):
+            count_parameters(folder)
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def score(value: float | None, **changes: Any) -> ScoreFacts:
 def record(settings: dict[str, Any] | None = None, **changes: Any) -> ExportRecord:
     facts: dict[str, Any] = {
         "form": "layer_pruned",
+        "needs_trust": True,
         "dtype": "float32",
         "n_layers": 30,
         "removed_layers": [21, 20, 22],
@@ -100,8 +101,18 @@ def test_the_card_tells_layers_methods_and_scores() -> None:
 
 
 def test_a_stock_model_needs_no_trust() -> None:
-    card = model_card(record(form="stock"))
-    assert "trust_remote_code" not in card and "stock architecture" in card
+    card = model_card(record(form="stock", needs_trust=False))
+    assert "trust_remote_code" not in card and "the dense model's own architecture" in card
+
+
+def test_a_model_with_code_of_its_own_needs_trust_in_any_form() -> None:
+    card = model_card(record(form="stock", needs_trust=True))
+    assert "AutoTokenizer.from_pretrained(folder, trust_remote_code=True)" in card
+    assert "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in card
+
+
+def test_layers_that_came_back_count_in_the_title() -> None:
+    assert "# Tiny, 28 of 30 layers, LinearPatch\n" in model_card(record(restored_layers=[20]))
 
 
 def test_full_scores_have_no_warning() -> None:

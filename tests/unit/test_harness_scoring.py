@@ -142,6 +142,10 @@ def test_no_requests_no_answers(tiny_llama: Any) -> None:
         ("qwen2", {"use_sliding_window": False}, True),
         ("gemma2", {}, False),
         ("gemma2", {"sliding_window": 64}, True),
+        # Settings of Falcon and of GPT-Neo, whose layers count by places in the input.
+        ("llama", {"alibi": True}, False),
+        ("llama", {"attention_layers": ["global", "local"] * 3}, False),
+        ("llama", {"attention_layers": ["global"] * 6}, True),
     ],
 )
 def test_branches_need_attention_over_the_whole_input(

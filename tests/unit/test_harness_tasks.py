@@ -193,6 +193,18 @@ def test_prompts_are_those_of_the_harness(
     assert [request.args for request in task.instances][: len(expected)] == expected
 
 
+def test_a_bos_that_the_tokenizer_does_not_put_is_not_claimed(model: Any) -> None:
+    """The harness only lets the tokenizer do as it likes: the score would say what is not so."""
+    from tokenizers import processors
+
+    tokenizer = train_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    assert tokenizer("x")["input_ids"][0] != tokenizer.bos_token_id
+    with pytest.raises(LpstepsError, match="puts no BOS token in front of a question"):
+        PackedModel(model, tokenizer, add_bos=True, batch_tokens=128)
+    PackedModel(model, tokenizer, add_bos=False, batch_tokens=128)
+
+
 def test_the_limit_spreads_over_the_documents(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     data = stored(tmp_path, "hellaswag")
     packed = PackedModel(model, tokenizer, add_bos=False, batch_tokens=128)
