@@ -67,9 +67,10 @@ def _only_pickled(workspace: Workspace) -> None:
     workspace.write("model/pytorch_model.bin", b"\x80\x04N.")
 
 
-def _shards_that_overlap(workspace: Workspace) -> None:
+def _one_weight_more(workspace: Workspace) -> None:
     tensors = load(workspace.read(WEIGHTS))
-    workspace.write("model/model-2.safetensors", save({"more": tensors[EMBEDDING]}))
+    tensors["more"] = tensors[EMBEDDING]
+    workspace.write(WEIGHTS, save(tensors, metadata={"format": "pt"}))
 
 
 CASES = [
@@ -199,7 +200,7 @@ CASES = [
     ),
     BadInput(
         "one weight more than the entry says",
-        _shards_that_overlap,
+        _one_weight_more,
         FETCH,
         ("parameters:", "correct config/models.yaml"),
     ),
