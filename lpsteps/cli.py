@@ -142,7 +142,8 @@ def _profile_of_page() -> Path:
     from lpsteps.artifacts import read_json
 
     tables = PAGE.with_suffix(".json")
-    profile = Path(read_json(tables)["run"]["profile"] if tables.is_file() else DEFAULT_PROFILE)
+    run = read_json(tables).get("run", {}) if tables.is_file() else {}
+    profile = Path(run.get("profile", DEFAULT_PROFILE))
     return profile if profile.is_file() else Path(DEFAULT_PROFILE)
 
 

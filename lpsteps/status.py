@@ -161,8 +161,8 @@ def lines(status: Status) -> Iterator[str]:
     if status.gone:
         yield ""
         yield (
-            f"{len(status.gone)} files are gone, but what was made from them is there; to have "
-            "them back, name them to snakemake as targets:"
+            "Gone, while what was made from them is there; to have them back, name them to "
+            "snakemake as targets:"
         )
         yield from (f"  {path}" for path in status.gone[:MOST_NAMED])
         if len(status.gone) > MOST_NAMED:

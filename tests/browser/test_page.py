@@ -297,6 +297,34 @@ def test_verdicts_and_comparisons_open_in_the_panel(page: str, browser: Browser)
     assert facts["width"] <= 375
 
 
+def test_a_number_that_was_not_compared_says_so(page: str, browser: Browser, cells: Cells) -> None:
+    """It has no line below it, as one that differs from the best has none."""
+    compared = "table01/llama-2-7b/n7/sleb/arc_easy"
+    best = next(name for name, cell in cells.items() if cell["mark"] == "best")
+    alone = next(
+        name
+        for name, cell in cells.items()
+        if cell["status"] == "measured"
+        and cell["n_pruned"]
+        and cell["column"] in ("novels", "arc_easy")
+        and not cell["versus_best"]
+        and cell["mark"] != "best"
+    )
+    texts = browser.evaluate(
+        page,
+        1280,
+        f"""
+        const text = (name) => {{
+          document.querySelector(`[data-cell="${{name}}"]`).click();
+          return document.getElementById("panel-body").innerText;
+        }};
+        return ["{alone}", "{compared}", "{best}"].map(text);
+        """,
+    )
+    said = [re.search(r"Beside the best of its column\s+not compared", text) for text in texts]
+    assert [bool(found) for found in said] == [True, False, False]
+
+
 def test_standard_errors_show_on_demand(page: str, browser: Browser) -> None:
     facts = browser.evaluate(
         page,

@@ -19,6 +19,9 @@ def test_an_export_is_of_the_page_that_is_there(
     Path("reports").mkdir()
     write_json(Path("reports/tables.json"), {"run": {"profile": "config/full.yaml"}})
     assert _profile_of_page() == Path("config/config.yaml")  # It is not there.
+    write_json(Path("reports/tables.json"), {})
+    assert _profile_of_page() == Path("config/config.yaml")
+    write_json(Path("reports/tables.json"), {"run": {"profile": "config/full.yaml"}})
     Path("config").mkdir()
     Path("config/full.yaml").write_text("{}")
     assert _profile_of_page() == Path("config/full.yaml")

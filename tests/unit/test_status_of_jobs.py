@@ -234,7 +234,7 @@ def test_files_that_are_gone_are_not_called_up_to_date(folder: Path):
     assert found.gone == [each.outputs[0] for each in gone]
     assert list(found.doubtful) == half.outputs
     text = "\n".join(lines(found))
-    assert "4 files are gone, but what was made from them is there" in text
+    assert "Gone, while what was made from them is there; to have them back" in text
     assert "  results/calibrate/c.parquet\n  and 1 more" in text
 
 
