@@ -102,7 +102,7 @@ def measured(arguments: Namespace) -> dict[str, Any]:
     hidden_size = inputs.model.config.hidden_size
     # Float64 means of every boundary in every basis, and two sums of them; and one batch.
     accumulators = 3 * layers * hidden_size * 8 * BASES
-    batch = (layers + 1) * inputs.windows.shape[1] * hidden_size * 4
+    batch = (layers + 1) * inputs.windows.shape[1] * hidden_size * inputs.model.dtype.itemsize
 
     def ratio(first: str, second: str) -> float:
         return median_of_ratios(seconds[first], seconds[second])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from lpsteps.statistics import IDENTITY, Array, SampleStatistics
 
 # Tokens that are summed in float32; sums across blocks of them are float64.
 _TOKEN_BLOCK = 64
+
+# A product of matrices with a multiple of so many rows takes half the time of one with a row less.
+_ROW_MULTIPLE = 8
 
 # A channel that is zero at every token is divided by this instead of zero.
 _SMALLEST_NORM = 1e-12
@@ -62,14 +65,15 @@ def stream_statistics(
 ) -> Iterator[SampleStatistics]:
     """Run the decoder over the windows and yield the statistics of each.
 
-    Activations are cast to float32. Sums run in float32 over a block of 64 tokens and in float64
-    over the blocks. The language-model head and the key-value cache are not computed.
+    Everything is computed from the activations in float32. Sums run in float32 over a block of 64
+    tokens and in float64 over the blocks. The language-model head and the key-value cache are not
+    computed.
 
-    Peak memory beside the model's own: the streams of one batch at all boundaries, float32
-    `[batch, n_layers + 1, length, hidden_size]`, and a few tensors of the size of one boundary or
-    of one block of tokens at all boundaries, whatever the number of windows. For 32 layers, 2048
-    tokens and 4096 channels that is 1.1 GB per window of the batch. They stay in float32 because a
-    cosine close to 1, the interesting case, would lose most of its digits in 16 bits.
+    Peak memory beside the model's own: the streams of one batch at all boundaries, in the dtype of
+    the model, `[n_layers + 1, batch, length, hidden_size]`, and a few tensors of the size of one
+    boundary or of one block of tokens at all boundaries, in float32, whatever the number of
+    windows. For 32 layers, 2048 tokens and 4096 channels in 16 bits that is 0.55 GB per window of
+    the batch.
 
     Args:
         model: A causal language model of a known family.
@@ -98,20 +102,21 @@ def stream_statistics(
     tokens = length - exclude_first
     hidden_size = basis.size
     rotation = Rotation(basis, model.device)
-    streams = torch.empty(
-        (min(batch, len(windows)), boundaries, tokens, hidden_size),
-        device=model.device,
-    )
+    # One tensor for each boundary rather than one for all: the C library keeps what is freed of
+    # small ones, but fetches large ones from the system page by page in each batch.
+    streams: list[torch.Tensor] = [torch.empty(0)] * boundaries
     # Sums over tokens of |x| in both bases and of the square, [kind, sample of the batch, boundary,
     # channel].
     sums = torch.empty(
-        (3, len(streams), boundaries, hidden_size), dtype=torch.float64, device=model.device
+        (3, min(batch, len(windows)), boundaries, hidden_size),
+        dtype=torch.float64,
+        device=model.device,
     )
 
     def observe(boundary: int, hidden: torch.Tensor) -> None:
         samples = len(hidden)
-        rows = streams[:samples, boundary]
-        rows.copy_(hidden[:, exclude_first:])
+        streams[boundary] = hidden[:, exclude_first:].to(model.device, copy=True)
+        rows = streams[boundary].float()
         sums[0, :samples, boundary] = _sum_over_tokens(rows.abs())
         sums[1, :samples, boundary] = _sum_over_tokens(rotation(rows).abs_())
         sums[2, :samples, boundary] = _sum_over_tokens(rows.square())
@@ -124,8 +129,9 @@ def stream_statistics(
             identity, rotated = (sums[:2, sample] / tokens).cpu().numpy()
             if not np.isfinite(identity).all():
                 raise overflow_error(model.dtype, start + sample)
-            last_token_cosine = _cosines(streams[sample, :, -1])
-            cosine, token_axis_cosine = _mean_cosines(streams[sample], sums[2, sample])
+            of_sample = [stream[sample] for stream in streams]
+            last_token_cosine = _cosines(torch.stack([stream[-1] for stream in of_sample]))
+            cosine, token_axis_cosine = _mean_cosines(of_sample, sums[2, sample])
             if not (np.isfinite(cosine).all() and sums[2, sample].isfinite().all()):
                 raise LpstepsError(
                     f"windows: {start + sample}: activations of {identity.max():.1e} on average: "
@@ -141,7 +147,7 @@ def stream_statistics(
 
 
 def _cosines(vectors: torch.Tensor) -> Array:
-    """Return all pairwise cosines of float32 `[vectors, size]`, float64 `[vectors, vectors]`."""
+    """Return all pairwise cosines of `[vectors, size]`, float64 `[vectors, vectors]`."""
     unit_vectors = torch.nn.functional.normalize(vectors.double(), dim=1)
     return (unit_vectors @ unit_vectors.T).cpu().numpy()
 
@@ -151,10 +157,11 @@ def _sum_over_tokens(rows: torch.Tensor) -> torch.Tensor:
     samples, tokens, channels = rows.shape
     whole = tokens // _TOKEN_BLOCK * _TOKEN_BLOCK
     blocks = rows[:, :whole].reshape(samples, -1, _TOKEN_BLOCK, channels).sum(dim=2)
-    return blocks.sum(dim=1, dtype=torch.float64) + rows[:, whole:].sum(dim=1)
+    total = blocks.sum(dim=1, dtype=torch.float64)
+    return total if whole == tokens else total + rows[:, whole:].sum(dim=1)
 
 
-def _mean_cosines(streams: torch.Tensor, squares: torch.Tensor) -> tuple[Array, Array]:
+def _mean_cosines(streams: Sequence[torch.Tensor], squares: torch.Tensor) -> tuple[Array, Array]:
     """Return all pairwise cosines over channels and over tokens.
 
     Over channels there is a Gram matrix of the boundaries for each token, whose diagonal holds the
@@ -163,23 +170,29 @@ def _mean_cosines(streams: torch.Tensor, squares: torch.Tensor) -> tuple[Array, 
     of zeros has cosine 0 with any other; norms below 1e-12 count as 1e-12.
 
     Args:
-        streams: Float32 `[boundaries, tokens, hidden_size]`; divided in place by the norms of the
-            channels, as a copy would cost more time than the products.
+        streams: Of each boundary, `[tokens, hidden_size]`.
         squares: Sums over tokens of their squares, float64 `[boundaries, hidden_size]`.
 
     Returns:
         The mean over tokens of the cosines over channels, and the mean over channels of the cosines
         over tokens, both float64 `[boundaries, boundaries]`.
     """
-    boundaries, tokens, channels = streams.shape
-    totals = torch.zeros((2, boundaries, boundaries), dtype=torch.float64, device=streams.device)
-    channel_norms = squares.sqrt().float().clamp_min(_SMALLEST_NORM)[:, None]
-    for block in torch.split(streams, _TOKEN_BLOCK, dim=1):
-        by_token = block.transpose(0, 1)
+    boundaries, channels = squares.shape
+    tokens = len(streams[0])
+    # Rows of zeros fill up a multiple.
+    padded = -(-boundaries // _ROW_MULTIPLE) * _ROW_MULTIPLE
+    by_token = torch.zeros((_TOKEN_BLOCK, padded, channels), device=squares.device)
+    totals = torch.zeros((2, padded, padded), dtype=torch.float64, device=squares.device)
+    channel_norms = squares.sqrt().float().clamp_min(_SMALLEST_NORM)
+    for start in range(0, tokens, _TOKEN_BLOCK):
+        by_token = by_token[: tokens - start]
+        for boundary, stream in enumerate(streams):
+            by_token[:, boundary] = stream[start : start + _TOKEN_BLOCK]
         grams = torch.bmm(by_token, by_token.mT)
         norms = grams.diagonal(dim1=1, dim2=2).sqrt().clamp_min(_SMALLEST_NORM)
         cosines = grams.div_(norms[:, :, None]).div_(norms[:, None, :])
         totals[0] += cosines.sum(dim=0, dtype=torch.float64)
-        block.div_(channel_norms)
+        by_token[:, :boundaries].div_(channel_norms)
         totals[1] += torch.bmm(by_token, by_token.mT).sum(dim=0, dtype=torch.float64)
-    return (totals[0] / tokens).cpu().numpy(), (totals[1] / channels).cpu().numpy()
+    over_channels, over_tokens = totals[:, :boundaries, :boundaries].cpu().numpy()
+    return over_channels / tokens, over_tokens / channels
