@@ -43,7 +43,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "qwen2": Layout(),
     "qwen3": Layout(),
 }
-"""The families that the tests run, by `config.model_type`.
+"""The families that the tests run, by `config.model_type`; how their layers write to the stream is
+known as well (:func:`lpsteps.models.layers.branch_outputs`).
 
 Another family needs no line here when it keeps its parts as one of :data:`USUAL_LAYOUTS`.
 """

@@ -23,6 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lpsteps.errors import LpstepsError
+from lpsteps.models.families import LAYOUTS
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.surgery import apply_plan, check_plan, surviving_layers
 from lpsteps.patches import GapPatch, Operation, PatchSet
@@ -78,9 +79,10 @@ def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
     *   rounding to the dtype of the parameters, computed in float64 before. A patch computes in
         float32 also in a bfloat16 model, a folded one is rounded like every other weight.
 
-    A scalar can be folded in every family. Where norms follow the branches (Gemma 2 and 3, OLMo 2)
-    their weights are divided instead, and where no norm stands in front of them (OLMo 2) the
-    projections that read the stream are multiplied, which is exact whatever the epsilon.
+    A scalar can be folded in every family of :data:`~lpsteps.models.families.LAYOUTS`; of others it
+    is not known what their layers write to the stream. Where norms follow the branches (Gemma 2 and
+    3, OLMo 2) their weights are divided instead, and where no norm stands in front of them (OLMo 2)
+    the projections that read the stream are multiplied, which is exact whatever the epsilon.
 
     A rotation needs an RMSNorm in front of the branches and no norm behind them. It also changes
     the language-model head, which is untied from the embedding (`config.tie_word_embeddings`).
@@ -99,6 +101,10 @@ def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
     obstacle = folding_obstacle(patches, family)
     if obstacle is not None:
         raise LpstepsError(obstacle)
+    if any(gap.operations for gap in patches.gaps):
+        # Before anything changes: a model with code of its own may have other layers than its family has elsewhere.
+        for layer in decoder_of(model).layers:
+            branch_outputs(layer)
     survivors = surviving_layers(plan, patches)
     apply_plan(model, plan, PatchSet(replacements=patches.replacements, restored=patches.restored))
     decoder = decoder_of(model)
@@ -135,6 +141,11 @@ def _gap_obstacle(gap: GapPatch, family: str) -> str | None:
             return (
                 f"{subject}: cannot be folded into a stock architecture; only scalar and rotation "
                 "can"
+            )
+        if operation.kind == "scalar" and family not in LAYOUTS:
+            return (
+                f"{subject}: cannot be folded into {family}: what its layers write to the stream "
+                f"is not known; possible for {', '.join(LAYOUTS)}"
             )
         if operation.kind == "rotation" and family not in _ROTATABLE:
             reason = _ROTATION_OBSTACLES.get(family, "this has not been worked out")

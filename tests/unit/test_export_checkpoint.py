@@ -22,6 +22,7 @@ from exported import (
     plan_of,
 )
 from safetensors import safe_open
+from tiny_families import FAMILIES
 from transformers import AutoModelForCausalLM
 
 from lpsteps.errors import LpstepsError
@@ -112,6 +113,37 @@ def test_foldable_repairs_become_a_stock_model(
     assert difference(found(TOKENS).logits, expected) <= (1e-4 if kinds else 0.0)
     # A rotated head is no longer the embedding.
     assert found.config.tie_word_embeddings == (tied and "rotation" not in kinds)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "settings"),
+    [
+        ("smollm3", "SmolLM3Config", {}),
+        (
+            "stablelm",
+            "StableLmConfig",
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        ),
+    ],
+)
+def test_a_scalar_of_a_family_that_cannot_fold_it_gets_a_class(
+    family: str,
+    config: str,
+    settings: dict[str, Any],
+    tiny_model: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = {"intermediate_size": 80, "num_key_value_heads": 2}
+    monkeypatch.setitem(FAMILIES, family, (config, sizes | settings))
+    model = tiny_model(family)
+    plan = plan_of(2, 3)
+    pruning = Pruning(plan, patches_of(plan, "scalar"))
+    expected = in_memory(model, pruning)(TOKENS).logits
+    assert not pruning.folds(model.config.model_type)
+    found, form = exported(model, pruning, tmp_path / "export")
+    assert form == "layer_pruned"
+    assert difference(found(TOKENS).logits, expected) <= 1e-5
 
 
 def test_new_parameters_and_restored_layers_become_a_stock_model(

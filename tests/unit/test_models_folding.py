@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_families import FAMILIES
 
 from lpsteps.errors import LpstepsError
 from lpsteps.models.folding import fold_patches
@@ -338,6 +339,35 @@ def test_other_operations_are_refused_by_name(
     assert not patches.foldable
     with pytest.raises(LpstepsError, match=rf"patch: \[4, 6\): {kind}: cannot be folded"):
         fold_patches(tiny_llama, plan_of(2, 4, 5), patches)
+    assert torch.equal(tiny_llama(TOKENS).logits, before)
+
+
+def test_scalars_are_refused_where_the_writers_to_the_stream_are_unknown(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smollm3 = ("SmolLM3Config", {"intermediate_size": 80, "num_key_value_heads": 2})
+    monkeypatch.setitem(FAMILIES, "smollm3", smollm3)
+    model = tiny_model("smollm3")
+    before = model(TOKENS).logits
+    plan = plan_of(2, 3)
+    with pytest.raises(LpstepsError, match=r"\[2, 4\): scalar: cannot be folded into smollm3"):
+        fold_patches(model, plan, scalars(plan))
+    assert len(decoder_of(model).layers) == N_LAYERS
+    assert torch.equal(model(TOKENS).logits, before)
+    # What changes no weight behind the gap needs no such knowledge.
+    fold_patches(model, plan, PatchSet((GapPatch(2, 4, ()),)))
+    assert len(decoder_of(model).layers) == N_LAYERS - 2
+
+
+def test_layers_of_other_code_are_refused_before_anything_changes(tiny_llama: Any) -> None:
+    """As in Baichuan-13B, which says that it is the family of Baichuan-7B."""
+    layer = tiny_llama.model.layers[5]
+    layer.__class__ = type("OwnLayer", (type(layer),), {})
+    before = tiny_llama(TOKENS).logits
+    plan = plan_of(2, 3)
+    with pytest.raises(LpstepsError, match="OwnLayer: no output projections are known"):
+        fold_patches(tiny_llama, plan, scalars(plan))
+    assert len(decoder_of(tiny_llama).layers) == N_LAYERS
     assert torch.equal(tiny_llama(TOKENS).logits, before)
 
 
