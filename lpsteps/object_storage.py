@@ -168,5 +168,6 @@ def unpack_arguments(words: Iterable[str]) -> None:
     """Unpack every manifest that a command line names, by ``PATH`` or ``NAME=PATH``."""
     for word in words:
         path = Path(word.rpartition("=")[2])
-        if path.name == MANIFEST:
+        # One in the working folder itself has no folder with a name beside which files travel.
+        if path.name == MANIFEST and path.parent.name:
             unpack(path)

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lpsteps import fingerprint, object_storage, provenance
+from lpsteps import fingerprint, object_storage, output_folder, provenance
 from lpsteps.artifacts import flush_to_disk, sha256_file, verify_file_manifest, write_json
 from lpsteps.errors import LpstepsError, first_line, printable
 
@@ -33,7 +33,7 @@ PLANNED_CODE = "LPSTEPS_PLANNED_CODE"
 THREADS = "LPSTEPS_THREADS"
 """Environment variable with the number of threads of a step that runs a model."""
 
-_PARTIAL_PREFIX = ".partial-"
+_PARTIAL_PREFIX = f"{output_folder.PARTIAL}-"
 
 
 def parse_spec(text: str) -> dict[str, Any]:
@@ -135,8 +135,24 @@ class StepRun:
         self._outputs[path] = temporary
         return temporary
 
-    def write_folder(self, path: Path) -> Path:
-        """Register a folder whose files are outputs and return the temporary folder to fill."""
+    def write_folder(self, manifest: Path) -> Path:
+        """Register a folder whose files are outputs and return the temporary folder to fill.
+
+        Args:
+            manifest: The ``manifest.json`` that is to speak for them, in the folder itself.
+
+        Raises:
+            LpstepsError: It is to have another name, or the folder holds files of somebody else.
+        """
+        path = manifest.parent
+        if manifest.name != object_storage.MANIFEST:
+            raise LpstepsError(
+                f"--manifest: {manifest}: must be named {object_storage.MANIFEST}, in a folder of "
+                "its own"
+            )
+        if not path.name:
+            raise LpstepsError(f"--manifest: {manifest}: needs a folder of its own; name one")
+        output_folder.check_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(_PARTIAL_PREFIX + path.name)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -244,6 +260,12 @@ class StepRun:
             if not temporary.is_file():
                 raise LpstepsError(f"{final}: {self.rule} ended without writing it")
             flush_to_disk(temporary)
+        of_folder = {
+            folder: {path for path in outputs if path.is_relative_to(folder)}
+            for folder in self._folders
+        }
+        for folder, files in of_folder.items():
+            output_folder.check_folder(folder, files)
         record = self._record(outputs)
         for final in [*self._outputs, *(folder / "manifest.json" for folder in self._folders)]:
             if final in outputs:
@@ -251,6 +273,8 @@ class StepRun:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._records[target] = target.with_name(_PARTIAL_PREFIX + target.name)
                 write_json(self._records[target], record)
+        for folder, files in of_folder.items():
+            output_folder.claim(folder, files)
         # Only now, so that a full disk leaves the records of an earlier run as they are.
         for target, partial in self._records.items():
             partial.replace(target)
@@ -261,9 +285,9 @@ class StepRun:
             if outputs[final].stat().st_nlink == 1:
                 outputs[final].chmod(_readable_mode())
             outputs[final].replace(final)
-        for folder in self._folders:
-            _remove_strays(folder, set(outputs))
-            object_storage.pack(folder, [path for path in outputs if path.is_relative_to(folder)])
+        for folder, files in of_folder.items():
+            output_folder.remove_strays(folder, files)
+            object_storage.pack(folder, files)
         for folder in {final.parent for final in outputs}:
             flush_to_disk(folder)
         self.discard()
@@ -287,14 +311,6 @@ def _readable_mode() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
-
-
-def _remove_strays(folder: Path, outputs: set[Path]) -> None:
-    """Remove files of an earlier run that the new one did not write."""
-    kept = {*outputs, *map(provenance.record_path, outputs)}
-    for path in folder.rglob("*"):
-        if path.is_file() and path not in kept:
-            path.unlink()
 
 
 class _LogFile(logging.FileHandler):

@@ -43,7 +43,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(ConversionSpec, step.spec, "--spec")
     archive = read_json(step.read(arguments.archive))
     (gguf,) = archive_members(arguments.archive.parent, archive["files"], spec.file)
-    folder = step.write_folder(arguments.manifest.parent)
+    folder = step.write_folder(arguments.manifest)
     with elapsed(f"converting {gguf.name}"):
         convert_gguf(step.read(gguf), folder)
     with messages_about(str(gguf), folder):

@@ -102,6 +102,7 @@ def _verified_lineage(inputs: Sequence[Path | None], scores: Sequence[ScoreFacts
 
 def _run(step: StepRun, arguments: Namespace) -> None:
     settings = validated(ExportSettings, step.spec, "--spec")
+    folder = step.write_folder(arguments.manifest)
     scores = _scores(step, "--score", arguments.score)
     dense_scores = _scores(step, "--dense-score", arguments.dense_score)
 
@@ -119,7 +120,6 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     model = load_model(source, dtype, device=torch.device("cpu"))
     n_layers = len(decoder_of(model).layers)
     folded = pruning.folds(model.config.model_type)
-    folder = step.write_folder(arguments.manifest.parent)
     template = step.read(arguments.modeling).read_text("utf-8") if arguments.modeling else None
     with elapsed("writing the checkpoint"):
         form = write_checkpoint(model, pruning, folder, template)

@@ -51,7 +51,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(ArchiveSpec, step.spec, "--spec")
-    folder = step.write_folder(arguments.manifest.parent)
+    folder = step.write_folder(arguments.manifest)
     # Inside the temporary folder, which the next run clears if this one is killed.
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as download:
         if spec.local is None:

@@ -92,7 +92,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(DataSpec, step.spec, "--spec")
     archive = read_json(step.read(arguments.archive)) if arguments.archive else None
-    folder = step.write_folder(arguments.manifest.parent)
+    folder = step.write_folder(arguments.manifest)
     facts: dict[str, Any] = {}
     for name, source in sorted(spec.splits.items()):
         table: pa.Table

@@ -64,7 +64,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(ModelSpec, step.spec, "--spec")
-    folder = step.write_folder(arguments.manifest.parent)
+    folder = step.write_folder(arguments.manifest)
     origin: dict[str, Any]
     if isinstance(spec.source, HubModel):
         hub_model(spec.source.repo, spec.source.revision, folder, spec.trust_remote_code)

@@ -27,7 +27,6 @@ from lpsteps.distillation.distiller import Distiller
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.distillation.step_inputs import add_input_arguments, read_inputs, run_key
 from lpsteps.distillation.teacher_store import ShardWriter, StoreFacts, encoded_targets
-from lpsteps.errors import LpstepsError
 from lpsteps.program import StepRun, run_step
 from lpsteps.progress import track
 from lpsteps.validation import validated
@@ -83,8 +82,7 @@ def _shard(
 
 def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(Settings, step.spec, "--spec")
-    if arguments.manifest.name != "manifest.json":
-        raise LpstepsError(f"--manifest: {arguments.manifest}: must be named manifest.json")
+    target = step.write_folder(arguments.manifest)
     settings = spec.settings
     inputs = read_inputs(step, arguments, spec.fit, windows=settings.windows, seed=spec.seed)
     distiller = Distiller(
@@ -96,14 +94,15 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         seed=spec.seed,
     )
     facts = inputs.store_facts(settings.top_k, distiller.branch, hidden=settings.store_hidden)
-    folder = arguments.manifest.parent
-    writer = ShardWriter(folder / ".partial", run_key(step, arguments), step.logger)
+    writer = ShardWriter(
+        arguments.manifest.parent / ".partial", run_key(step, arguments), step.logger
+    )
     for name, numbers in track(facts.shards.items(), "storing targets", len(facts.shards)):
         if not writer.finished(name):
             writer.write(name, _shard(distiller, inputs.fit[numbers.start : numbers.stop], facts))
     step.note("windows", facts.windows)
     step.note("tokens", facts.windows * facts.length)
-    writer.hand_over(facts, step.write_folder(folder))
+    writer.hand_over(facts, target)
     step.afterwards(writer.remove)
 
 

@@ -181,7 +181,7 @@ def test_manifest_lists_every_file_and_nothing_tells_the_machine(
     root, model = converted
     folder = root / "model"
     manifest = verify_file_manifest(folder / "manifest.json")
-    listed = {*manifest["files"], "manifest.json", "manifest.json.record.json"}
+    listed = {*manifest["files"], "manifest.json", "manifest.json.record.json", ".outputs.json"}
     assert listed == {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= listed
     assert {key: manifest[key] for key in _expected(model)} == _expected(model)

@@ -119,6 +119,7 @@ def test_the_folder_says_what_it_is_and_computes_what_was_scored(
     assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {
         "manifest.json",
         "manifest.json.record.json",
+        ".outputs.json",
     }
     assert ("modeling_layer_pruned.py" in manifest["files"]) == (form == "layer_pruned")
 

@@ -40,7 +40,7 @@ def run(body: object, *argv: str) -> int:
 
 def fetch(step: StepRun, arguments: Namespace) -> None:
     """Write a manifest and two files, one of them in a folder."""
-    folder = step.write_folder(arguments.manifest.parent)
+    folder = step.write_folder(arguments.manifest)
     (folder / "deep").mkdir()
     for name in ("weights", "deep/tokens"):
         (folder / name).write_text(name)

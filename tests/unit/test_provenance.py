@@ -104,7 +104,7 @@ def test_file_of_a_manifest_folder_is_covered_by_the_manifests_record(tmp_path, 
     monkeypatch.chdir(tmp_path)
 
     def body(run, arguments):
-        folder = run.write_folder(Path("resources/models/m"))
+        folder = run.write_folder(Path("resources/models/m/manifest.json"))
         (folder / "weights").write_text("w")
         (folder / "deeper").mkdir()
         (folder / "deeper/member").write_text("m")
