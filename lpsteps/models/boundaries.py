@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
+from lpsteps.models.layer_calls import LayerCall, watching_calls
 from lpsteps.models.layers import decoder_of
 
 BoundaryCallback = Callable[[int, torch.Tensor], None]
 
 
-@contextmanager
-def watching_boundaries(model: PreTrainedModel, callback: BoundaryCallback) -> Iterator[None]:
+def watching_boundaries(
+    model: PreTrainedModel, callback: BoundaryCallback
+) -> AbstractContextManager[None]:
     """Call back with each boundary, in order, during every forward pass inside the `with` block.
 
     Boundary `l` is what decoder layer `l` reads; boundary `n_layers` is the output of the last
@@ -33,26 +32,9 @@ def watching_boundaries(model: PreTrainedModel, callback: BoundaryCallback) -> I
             hidden_size]`, which it must not change; on the model's device, wherever the layer is.
     """
     decoder = decoder_of(model)
-    handles = [
-        module.register_forward_pre_hook(
-            partial(_report, callback, boundary, model.device), with_kwargs=True
-        )
-        for boundary, module in enumerate([*decoder.layers, decoder.norm])
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    device = model.device
 
+    def report(boundary: int, hidden: torch.Tensor, _: LayerCall) -> None:
+        callback(boundary, hidden.to(device))
 
-def _report(
-    callback: BoundaryCallback,
-    boundary: int,
-    device: torch.device,
-    module: nn.Module,
-    positional: tuple[Any, ...],
-    named: Mapping[str, Any],
-) -> None:
-    hidden = positional[0] if positional else named["hidden_states"]
-    callback(boundary, hidden.to(device))
+    return watching_calls([*decoder.layers, decoder.norm], report)

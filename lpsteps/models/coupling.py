@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lpsteps.errors import LpstepsError
+from lpsteps.models.layer_calls import LayerCall, watching_calls
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.width import PrunableLayer, Structure, prunable_layer
 
@@ -37,7 +38,7 @@ def check_coupling(model: PreTrainedModel, layers: Iterable[int]) -> None:
     calls = _calls(model)
     for layer, parts in prunable.items():
         module = decoder_of(model).layers[layer]
-        graph = _dependency_graph(module, calls[layer])
+        graph = _dependency_graph(module, *calls[layer])
         for head in range(parts.heads):
             expected = parts.heads_structure([head])
             _compare(model, layer, expected, _traced(graph, parts, "self_attn.q_proj", expected))
@@ -47,31 +48,27 @@ def check_coupling(model: PreTrainedModel, layers: Iterable[int]) -> None:
             _compare(model, layer, expected, _traced(graph, parts, "mlp.gate_proj", expected))
 
 
-def _calls(model: PreTrainedModel) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _calls(model: PreTrainedModel) -> list[tuple[torch.Tensor, LayerCall]]:
     """Return what each layer is called with, in the attention that computes in plain steps."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[tuple[torch.Tensor, LayerCall]] = []
+
+    def keep(_: int, hidden: torch.Tensor, call: LayerCall) -> None:
+        calls.append((hidden, call))
+
     decoder = decoder_of(model)
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda _, args, named: calls.append((args, named)), with_kwargs=True
-        )
-        for layer in decoder.layers
-    ]
+    tokens = torch.arange(_TOKENS, device=model.device)[None]
     implementation = model.config._attn_implementation
     try:
         # A fused attention is one step to the tracer, which would take its inputs for summands.
         model.set_attn_implementation("eager")
-        with torch.no_grad():
-            tokens = torch.arange(_TOKENS, device=model.device)[None]
+        with watching_calls(decoder.layers, keep), torch.no_grad():
             decoder.backbone(input_ids=tokens, use_cache=False)
     finally:
         model.set_attn_implementation(implementation)
-        for hook in hooks:
-            hook.remove()
     return calls
 
 
-def _dependency_graph(layer: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+def _dependency_graph(layer: nn.Module, hidden: torch.Tensor, call: LayerCall) -> Any:
     """Trace a layer, called as the model calls it; return torch-pruning's dependency graph."""
     try:
         from torch_pruning import DependencyGraph
@@ -80,7 +77,6 @@ def _dependency_graph(layer: nn.Module, call: tuple[tuple[Any, ...], dict[str, A
         raise LpstepsError(
             "width: needs the package torch-pruning; install it with: pip install torch-pruning"
         ) from error
-    args, named = call
     wanted = {parameter: parameter.requires_grad for parameter in layer.parameters()}
     # The package reads the graph of a backward pass.
     layer.requires_grad_(True)
@@ -88,7 +84,7 @@ def _dependency_graph(layer: nn.Module, call: tuple[tuple[Any, ...], dict[str, A
         graph = DependencyGraph().build_dependency(
             layer,
             example_inputs=(),
-            forward_fn=lambda module, _: module(*args, **named),
+            forward_fn=lambda module, _: call.run(module, hidden),
             verbose=False,
         )
     finally:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
+from lpsteps.models.layer_calls import LayerCall, watching_calls
 from lpsteps.models.layers import decoder_of
 
 
@@ -68,33 +68,21 @@ def read_gap(model: PreTrainedModel, tokens: torch.Tensor, start: int, end: int)
         end: Layer after the last one; the number of layers stands for the final norm.
     """
     decoder = decoder_of(model)
-    calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-
-    def reader(boundary: int, module: nn.Module) -> Any:
-        def keep(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-            calls[boundary] = (positional, dict(named))
-
-        return module.register_forward_pre_hook(keep, with_kwargs=True)
-
     entrances = [*decoder.layers, decoder.norm]
-    handles = [reader(boundary, entrances[boundary]) for boundary in (start, end)]
-    try:
+    calls: list[tuple[torch.Tensor, LayerCall]] = []
+
+    def keep(_: int, hidden: torch.Tensor, call: LayerCall) -> None:
+        calls.append((hidden, call))
+
+    with watching_calls([entrances[start], entrances[end]], keep):
         run_until(model, tokens, end)
-    finally:
-        for handle in handles:
-            handle.remove()
-    (source, positional, named), (target, _, _) = (_float32(_split(calls[b])) for b in (start, end))
-    return GapPass(source.to(model.device), target.to(model.device), positional, named)
-
-
-def _split(
-    call: tuple[tuple[Any, ...], dict[str, Any]],
-) -> tuple[torch.Tensor, tuple[Any, ...], dict[str, Any]]:
-    """Take the hidden states out of the arguments of a layer."""
-    positional, named = call
-    if positional:
-        return positional[0], positional[1:], named
-    return named.pop("hidden_states"), positional, named
+    (source, call), (target, _) = calls
+    return GapPass(
+        source.float().to(model.device),
+        target.float().to(model.device),
+        _float32(call.positional),
+        _float32(call.named),
+    )
 
 
 def _float32(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lpsteps.models.layer_calls import LayerCall, watching_calls
 from lpsteps.models.layers import decoder_of
 
 # Logits held at a time: 64 MiB of float32, whatever the size of the vocabulary.
@@ -48,24 +48,15 @@ class LayerwiseModel:
         )
         device = model.get_input_embeddings().weight.device
         self._tokens = torch.from_numpy(tokens).to(device)
-        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._calls: list[LayerCall] = []
 
-        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._calls:
-                self.embedded = args[0] if args else kwargs["hidden_states"]
-            kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            self._calls.append((args[1:], kwargs))
+        def record(layer: int, hidden: torch.Tensor, call: LayerCall) -> None:
+            if layer == 0:
+                self.embedded = hidden
+            self._calls.append(call)
 
-        hooks = [
-            layer.register_forward_pre_hook(record, with_kwargs=True)
-            for layer in self._decoder.layers
-        ]
-        try:
-            with torch.inference_mode():
-                self._decoder.backbone(input_ids=self._tokens, use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with watching_calls(self._decoder.layers, record), torch.inference_mode():
+            self._decoder.backbone(input_ids=self._tokens, use_cache=False)
 
     def run(
         self, layer: int, hidden: torch.Tensor, stand_in: nn.Module | None = None
@@ -81,11 +72,8 @@ class LayerwiseModel:
             The hidden state behind it, of the same shape.
         """
         module = self._decoder.layers[layer] if stand_in is None else stand_in
-        args, kwargs = self._calls[layer]
         with torch.inference_mode():
-            output = module(hidden, *args, **kwargs)
-        state: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return state
+            return self._calls[layer].run(module, hidden)
 
     def loss(self, hidden: torch.Tensor) -> float:
         """Return the mean cross-entropy over all predicted tokens.

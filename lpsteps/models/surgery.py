@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lpsteps.errors import LpstepsError
+from lpsteps.models.layer_calls import split_call
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.patch import Patch
 from lpsteps.patches import GapPatch, PatchSet
@@ -149,6 +150,5 @@ def _apply_input_patch(
     # The patch is looked up on the module rather than bound to the hook, so that a deep copy of
     # the model uses its own.
     patch = entrance.get_submodule("input_patch")
-    if positional:
-        return (patch(positional[0]), *positional[1:]), named
-    return positional, {**named, "hidden_states": patch(named["hidden_states"])}
+    hidden, call = split_call(positional, named)
+    return (patch(hidden), *call.positional), dict(call.named)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 from lpsteps.calibration import Rotation
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import Basis, basis_matrix
+from lpsteps.models.layer_calls import LayerCall, watching_calls
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.patch import RMS_EPSILON, Patch
 from lpsteps.models.surgery import apply_plan
@@ -66,8 +66,8 @@ class FeedForward(nn.Module):
         return hidden + (nn.functional.silu(rows @ self.gate) * (rows @ self.up)) @ self.down.T
 
 
-class LayerCalls(NamedTuple):
-    """How a model calls a decoder layer.
+class PhaseWorks(NamedTuple):
+    """What a decoder layer has to do in the two phases of generating text.
 
     Attributes:
         prefill: Hidden states ``[batch, length, hidden_size]``, and the call of the layer on them.
@@ -94,7 +94,7 @@ class Measured(NamedTuple):
     basis: str
 
 
-def layer_calls(model: PreTrainedModel, batch: int, length: int, seed: int) -> LayerCalls:
+def phase_works(model: PreTrainedModel, batch: int, length: int, seed: int) -> PhaseWorks:
     """Record how a model with one decoder layer calls it, for windows and for one more token.
 
     Args:
@@ -115,38 +115,29 @@ def layer_calls(model: PreTrainedModel, batch: int, length: int, seed: int) -> L
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(config.vocab_size, (batch, length + 1), generator=generator)
     tokens = tokens.to(model.device)
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[tuple[torch.Tensor, LayerCall]] = []
 
-    def record(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        calls.append((positional, named))
+    def keep(_: int, hidden: torch.Tensor, call: LayerCall) -> None:
+        calls.append((hidden, call))
 
-    hook = layer.register_forward_pre_hook(record, with_kwargs=True)
-    try:
+    with watching_calls([layer], keep):
         decoder.backbone(input_ids=tokens[:, :length], use_cache=False)
         filled = decoder.backbone(input_ids=tokens[:, :length], use_cache=True).past_key_values
         passed = copy.deepcopy(filled)
         decoder.backbone(input_ids=tokens[:, length:], past_key_values=passed, use_cache=True)
-    finally:
-        hook.remove()
+    (windows, prefill), _, (token, decode) = calls
 
-    def call(number: int, cache: object = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def decode_with_own_cache() -> LayerCall:
         # A layer appends to the cache that it gets, so each call needs one of its own.
-        positional, named = calls[number]
-        fresh = copy.deepcopy(filled) if cache is not None else None
-        return (
-            tuple(fresh if value is cache else value for value in positional),
-            {name: fresh if value is cache else value for name, value in named.items()},
+        own = copy.deepcopy(filled)
+        return LayerCall(
+            tuple(own if value is passed else value for value in decode.positional),
+            {name: own if value is passed else value for name, value in decode.named.items()},
         )
 
-    def run(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> object:
-        return layer(*arguments[0], **arguments[1])
-
-    first, _, last = (
-        positional[0] if positional else named["hidden_states"] for positional, named in calls
-    )
-    return LayerCalls(
-        prefill=(first, Work(partial(call, 0), run)),
-        decode=(last, Work(partial(call, 2, passed), run)),
+    return PhaseWorks(
+        prefill=(windows, Work(lambda: prefill, lambda call: call.run(layer, windows))),
+        decode=(token, Work(decode_with_own_cache, lambda call: call.run(layer, token))),
     )
 
 
@@ -230,7 +221,7 @@ def measure_operations(
             torch.cuda.synchronize(model.device)
 
     with torch.inference_mode():
-        calls = layer_calls(model, batch, length, seed)
+        works = phase_works(model, batch, length, seed)
         times = {
             phase: timer(
                 _works(modules, hidden, work),
@@ -238,7 +229,7 @@ def measure_operations(
                 seconds=seconds,
                 wait=wait,
             )
-            for phase, (hidden, work) in calls._asdict().items()
+            for phase, (hidden, work) in works._asdict().items()
         }
     parameters = {
         name: sum(weight.numel() for weight in module.parameters())

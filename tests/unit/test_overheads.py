@@ -18,8 +18,8 @@ from lpsteps.models.surgery import apply_plan
 from lpsteps.overheads.measurements import Spread
 from lpsteps.overheads.operations import (
     compared_operations,
-    layer_calls,
     measure_operations,
+    phase_works,
 )
 from lpsteps.overheads.storage import storage_facts
 from lpsteps.overheads.timing import FEWEST, WARM_UP, Work, time_in_turns
@@ -62,11 +62,11 @@ def test_a_layer_is_called_as_the_model_calls_it(
     model = one_layer(family)
     tokens = torch.randint(128, (2, 10), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        calls = layer_calls(model, 2, 9, seed=3)
-        hidden, prefill = calls.prefill
+        works = phase_works(model, 2, 9, seed=3)
+        hidden, prefill = works.prefill
         assert hidden.shape == (2, 9, HIDDEN)
-        assert calls.decode[0].shape == (2, 1, HIDDEN)
-        for length, (_, work) in ((9, (hidden, prefill)), (10, calls.decode)):
+        assert works.decode[0].shape == (2, 1, HIDDEN)
+        for length, (_, work) in ((9, (hidden, prefill)), (10, works.decode)):
             expected = last_output(model, tokens[:, :length])
             for _ in range(2):
                 output: Any = work.run(work.prepare())
@@ -143,7 +143,7 @@ def test_counts_and_ratios_by_closed_form(tiny_model: Callable[..., Any]) -> Non
 
 def test_a_window_longer_than_the_model_takes_is_refused(one_layer: Callable[..., Any]) -> None:
     with pytest.raises(LpstepsError, match="length: 128: must be less than the 128 tokens"):
-        layer_calls(one_layer(), 1, 128, seed=0)
+        phase_works(one_layer(), 1, 128, seed=0)
 
 
 class Clock:
