@@ -60,8 +60,6 @@ def test_all_additions_plan_together_on_the_default_profile(tmp_path: Path):
     copy_checkout(project)
     (project / "data").mkdir()
     (project / "data/my_text.txt").write_text("A line.\n")
-    profile = project / "config/config.yaml"
-    profile.write_text(profile.read_text() + "\ndata_root: data\n")
     for page in ADDED_TO_THE_DEFAULT:
         for block in blocks(page):
             write_block(block, project, {})

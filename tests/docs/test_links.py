@@ -25,7 +25,7 @@ PAGES = sorted(
 # Options of other programs, and of Snakemake's plugins, that the documentation shows.
 OTHER_OPTIONS = {
     "conda": {"-f"},
-    "lm_eval": {"--limit", "--samples"},
+    "lm_eval": {"--include_path", "--limit", "--samples"},
     "hf": {"--revision", "--local-dir", "--include"},
     "kubernetes": {"--kubernetes-namespace", "--kubernetes-service-account-name"},
     "pip": {"-r", "-e", "--no-deps"},
@@ -39,7 +39,7 @@ MADE_BY_HAND = {
     "config/my-profile.yaml",
     "lpsteps/width/my_pruning.py",
     "mergekit.yaml",
-    "reports/published/repairs.csv",
+    "reports/published/two-repairs.csv",
     "reports/tables.crate.zip",
 }
 
