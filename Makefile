@@ -48,6 +48,7 @@ audit-dependencies: $(INSTALLED)
 CHECK_MODEL := smollm2-135m
 CHECKS := arc_challenge arc_easy boolq copa hellaswag piqa race winogrande wsc273 wikitext2 ptb
 check-harness: $(INSTALLED)
+	$(if $(DATA_ROOT),,$(error DATA_ROOT: name the folder with the benchmarks' files: make check-harness DATA_ROOT=FOLDER))
 	$(BIN)/snakemake --cores $(CORES) resources/models/$(CHECK_MODEL)/manifest.json
 	$(BIN)/python -m tests.check_harness --model $(CHECK_MODEL) --data-root $(DATA_ROOT) $(CHECKS)
 
