@@ -59,11 +59,14 @@ class Distiller:
 
         Raises:
             LpstepsError: The plan removes nothing, plan or start do not belong to the model, the
-                start does not fit the parametrisation, or ``top_k`` does not fit the vocabulary.
+                start does not fit the parametrisation or the objective, or ``top_k`` does not fit
+                the vocabulary.
         """
         if not plan.gaps:
             raise LpstepsError("plan: layers: []: nothing is removed, so nothing can be distilled")
         check_plan(model, plan, start)
+        if settings.objective == "feature_mse":
+            _check_reads_dense_states(start)
         self._settings = settings
         self._plan = plan
         hidden_size = model.config.get_text_config().hidden_size
@@ -171,6 +174,22 @@ class Distiller:
             # In float32, so that the patch's output is not rounded to the model's dtype.
             losses.append(mse_loss(self._patches(source.float(), end), states[end].float()))
         return torch.stack(losses).mean()
+
+
+def _check_reads_dense_states(start: PatchSet) -> None:
+    """Check that the dense model's hidden states are what the patches of a start read.
+
+    Raises:
+        LpstepsError: The start replaces weights that are in front of a patch, or may be.
+    """
+    restored = tuple(f"layers.{layer}." for layer in start.restored)
+    changed = [name for name in start.replacements if not name.startswith(restored)]
+    if changed:
+        raise LpstepsError(
+            f"start: replacements: {min(changed)}: a surviving layer with other weights gives the "
+            "patch another input than the dense model's, on which objective feature_mse trains it; "
+            "use objective logits_kl, or a start that changes no surviving layer"
+        )
 
 
 class HeldOut:

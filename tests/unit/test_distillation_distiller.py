@@ -441,6 +441,23 @@ def test_what_cannot_be_distilled_is_refused(
         Distiller(peaked_model(), plan, PatchSet(), settings(**chosen), seed=0)
 
 
+@pytest.mark.parametrize("name", ["layers.1.mlp.down_proj", "layers.4.", "embed_tokens"])
+def test_features_of_a_start_that_changes_what_the_patch_reads_are_refused(
+    peaked_model: Factory, name: str
+) -> None:
+    """As branch-refit and procrustes-replaceme do; a restored layer is part of the patch."""
+    model = peaked_model()
+    replaced = perturbed(model, name)
+    start = PatchSet(linear_patches(ONE_GAP).gaps, replacements=replaced)
+    chosen = settings(objective="feature_mse")
+    with pytest.raises(LpstepsError, match=f"^start: replacements: {min(replaced)}: .*logits_kl"):
+        Distiller(model, ONE_GAP, start, chosen, seed=0)
+    both = PatchSet(replacements=replaced | perturbed(model, "layers.2."), restored=(2,))
+    own = settings(objective="feature_mse", parametrisation="own")
+    with pytest.raises(LpstepsError, match=f"^start: replacements: {min(replaced)}: "):
+        Distiller(model, ONE_GAP, both, own, seed=0)
+
+
 def test_a_whole_vocabulary_has_no_targets_to_store(peaked_model: Factory) -> None:
     distiller = Distiller(peaked_model(), ONE_GAP, PatchSet(), settings(top_k=None), seed=0)
     with pytest.raises(LpstepsError, match=r"^top_k: null: "):
