@@ -83,3 +83,17 @@ def unsuited(method: ModuleType, n: int) -> str | None:
     """
     reason: str | None = method.unsuited(n) if hasattr(method, "unsuited") else None
     return reason
+
+
+def working_bytes(method: ModuleType, hidden_size: int, intermediate_size: int) -> int:
+    """Return the memory that a recovery takes beside the model's own, as its module states it.
+
+    Args:
+        method: Module of the method.
+        hidden_size: Channels of the residual stream.
+        intermediate_size: Numbers that an MLP's output projection reads.
+    """
+    if not hasattr(method, "working_bytes"):
+        return 0
+    needed: int = method.working_bytes(hidden_size, intermediate_size)
+    return needed

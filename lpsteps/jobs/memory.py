@@ -5,7 +5,7 @@ from __future__ import annotations
 from lpsteps import methods
 from lpsteps.config import Config
 from lpsteps.jobs.distillations import distilled
-from lpsteps.jobs.recoveries import recovery_needs
+from lpsteps.jobs.recoveries import recovery_method, recovery_needs
 from lpsteps.jobs.selections import selection_needs
 from lpsteps.jobs.text import training_length
 from lpsteps.recovery.base import moments_kind
@@ -38,12 +38,17 @@ def moments_mb(config: Config, model: str, n: int, kind: str) -> int:
 
 
 def build_patch_mb(config: Config, model: str, n: int, recovery: str) -> int:
-    """Return the memory for a patch: of the moments that it reads, and of the model twice.
+    """Return the memory for a patch: of its work, of the moments that it reads, of the model twice.
 
     A repair that runs the model trains a part of it or holds a repaired copy.
     """
     needs = recovery_needs(config, recovery)
     megabytes = 2 * memory_mb(config, model) if "model" in needs else 1000
+    method, _ = recovery_method(config, recovery)
+    entry = config.definitions.models[model]
+    # An MLP has two or three matrices of this size; with two, the attention makes up for the third.
+    intermediate_size = entry.layer_parameters // (3 * entry.hidden_size)
+    megabytes += methods.working_bytes(method, entry.hidden_size, intermediate_size) // 10**6
     kind = moments_kind(needs)
     return megabytes if kind is None else megabytes + moments_mb(config, model, n, kind)
 

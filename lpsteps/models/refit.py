@@ -70,6 +70,14 @@ def refit(
     Projections are fitted on ordinary tokens only; patches on all, because the massive tokens pass
     through them, too.
 
+    Memory beside the model's own, all on its device: the two streams (see
+    :class:`~lpsteps.models.twin_streams.TwinStreams`), one layer's copy, and the largest of the
+    regressions, that of patch and MLP in front of a gap. With C channels and I numbers that the
+    MLP's output projection reads, this takes float64 numbers: ``(C + I)^2`` for the Gram matrix,
+    which is factored in place, with at most ``5 * (C + I) * C`` for products, solution and the new
+    weight, or the rows of a batch, ``tokens * (C + I)`` and as many again in the model's dtype. New
+    weights, float32, are kept in main memory.
+
     Args:
         model: The dense model; it is left as it is.
         windows: Calibration text, token ids `[windows, length]`.
@@ -250,6 +258,8 @@ class _NormalEquations:
     def solve(self, ridge: float | torch.Tensor, parameter: str) -> torch.Tensor:
         """Return the ridge solution, `[inputs, outputs]`; the ridge may differ by input.
 
+        The solution takes new memory, the factor that of the Gram matrix: solve once.
+
         Args:
             ridge: Added to the diagonal of the Gram matrix.
             parameter: What sets the ridge, for the message.
@@ -257,12 +267,16 @@ class _NormalEquations:
         Raises:
             LpstepsError: The ridge is too small for the rows.
         """
-        ridges = torch.as_tensor(ridge, dtype=torch.float64, device=self.gram.device)
-        system = self.gram + torch.diag(ridges.expand(len(self.gram)))
-        factor, failed = torch.linalg.cholesky_ex(system)
+        self.gram.diagonal().add_(ridge)
+        # LAPACK keeps matrices by columns. Only so can it factor this one, which is symmetric, in
+        # its own place.
+        by_columns = self.gram.mT
+        failed = torch.empty((), dtype=torch.int32, device=self.gram.device)
+        factor, _ = torch.linalg.cholesky_ex(by_columns, out=(by_columns, failed))
         if failed:
             raise LpstepsError(
                 f"{parameter}: too small for this text, whose tokens do not span all inputs; "
                 "use a larger one or more calibration windows"
             )
-        return torch.cholesky_solve(self.products, factor)
+        half_solved = torch.linalg.solve_triangular(factor, self.products, upper=False)
+        return torch.linalg.solve_triangular(factor.mT, half_solved, upper=True)

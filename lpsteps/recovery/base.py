@@ -12,6 +12,9 @@ A method is one module of this package. It defines:
 ``build(context, params)``
     The work: a :class:`~lpsteps.patches.PatchSet` with at most one patch per gap of the plan, new
     values for parameters of the layers that stay, and removed layers that stay after all.
+``working_bytes(hidden_size, intermediate_size)``
+    Optional: the memory that the work takes beside the model's own and that of what it reads, for
+    jobs on a cluster; none where a method does not say.
 ``unsuited(n)``
     Optional: why the method cannot repair a plan of n removed layers, in a few words, or None where
     it can.

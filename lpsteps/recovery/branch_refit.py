@@ -65,6 +65,16 @@ class Params(BaseModel):
     batch: int = Field(default=4, ge=1, description="Windows per forward pass")
 
 
+def working_bytes(hidden_size: int, intermediate_size: int) -> int:
+    """Return the memory of the largest regression, that of patch and MLP in front of a gap.
+
+    Its Gram matrix, which is factored in place, and five matrices of products and solutions, all
+    float64, as :func:`lpsteps.models.refit.refit` says.
+    """
+    inputs = hidden_size + intermediate_size
+    return 8 * inputs * (inputs + 5 * hidden_size)
+
+
 def build(context: RecoveryContext, params: Params) -> PatchSet:
     """Refit the model around its gaps.
 

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from lpsteps import jobs, methods
+from lpsteps.config import load_config
 from lpsteps.errors import LpstepsError
 from lpsteps.inputs import ModelInput
 from lpsteps.models.layers import branch_outputs, decoder_of
-from lpsteps.models.refit import Refit, RefitSettings, refit
+from lpsteps.models.refit import Refit, RefitSettings, _NormalEquations, refit
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.plan import Plan
@@ -241,3 +244,35 @@ def test_method_stores_one_matrix_per_gap(
         "layers.5.self_attn.o_proj.weight",
     ]
     assert patches.audit["gaps.0.relative_errors"].shape == (2, 2)
+
+
+def test_equations_are_solved_without_another_matrix_of_their_size() -> None:
+    inputs, outputs, tokens = 300, 8, 400
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(tokens, inputs, generator=random, dtype=torch.float64)
+    targets = torch.randn(tokens, outputs, generator=random, dtype=torch.float64)
+    ridges = torch.linspace(1.0, 5.0, inputs, dtype=torch.float64)
+    equations = _NormalEquations(inputs, outputs, torch.device("cpu"))
+    equations.add(rows, targets)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        found = equations.solve(ridges, "ridge")
+    taken = max(event.cpu_memory_usage for event in profile.events())
+    assert 8 * inputs * outputs <= taken < 8 * inputs**2 / 2
+    expected = _ridge(rows.numpy(), targets.numpy(), ridges.numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", ["smollm2-135m", "llama-2-13b"])
+def test_a_job_asks_for_the_memory_of_the_largest_regression(
+    size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = load_config(yaml.safe_load(Path("config/beyond.yaml").read_text()), ["beyond.yaml"])
+    hidden, intermediate = {"smollm2-135m": (576, 1536), "llama-2-13b": (5120, 13824)}[size]
+    more = jobs.build_patch_mb(config, size, 5, "branch-refit") - 2 * jobs.memory_mb(config, size)
+    gram = 8 * (hidden + intermediate) ** 2 / 1e6
+    # The intermediate size is not in the config, only a bound of it.
+    assert 1.2 * gram < more < 4 * gram
+    for without in ("lora", "replaceme"):
+        method, _ = jobs.recovery_method(config, without)
+        assert methods.working_bytes(method, hidden, intermediate) == 0
