@@ -102,7 +102,8 @@ def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
     if obstacle is not None:
         raise LpstepsError(obstacle)
     if any(gap.operations for gap in patches.gaps):
-        # Before anything changes: a model with code of its own may have other layers than its family has elsewhere.
+        # Before anything changes: a model with code of its own may have other layers than the rest
+        # of its family.
         for layer in decoder_of(model).layers:
             branch_outputs(layer)
     survivors = surviving_layers(plan, patches)
