@@ -16,16 +16,19 @@ import pytest
 from pydantic import ValidationError
 from scipy.linalg import orthogonal_procrustes
 
+from lpsteps.calibration import stream_statistics
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
 from lpsteps.least_squares import RIDGE_GRID
 from lpsteps.models.gap_moments import gap_moments
 from lpsteps.moments import BranchMoments, GapMoments, Moments, gap_of
-from lpsteps.patches import PatchSet
+from lpsteps.patches import GapPatch, PatchSet
 from lpsteps.plan import Plan
 from lpsteps.recovery import (
+    channel_scale,
     least_squares,
     least_squares_diagonal,
+    linearpatch,
     procrustes,
     procrustes_replaceme,
     prune_and_comp,
@@ -287,6 +290,84 @@ def test_least_squares_gives_every_gap_its_own_matrix(stream: Stream) -> None:
         np.testing.assert_array_equal(
             both.gaps[index].operations[0].weight, alone.gaps[0].operations[0].weight
         )
+
+
+def calibrated(model: Any, windows: Rows) -> Statistics:
+    """What the calibration measures."""
+    basis = basis_matrix(HIDDEN_SIZE)
+    samples = list(stream_statistics(model, windows, basis))
+    return Statistics(
+        basis_name=basis.name,
+        model="tiny",
+        tokens=np.array([sample.tokens for sample in samples]),
+        means={
+            name: np.stack([sample.mean_absolute[name] for sample in samples])
+            for name in ("identity", "hadamard")
+        },
+        pairs=np.stack([sample.cosine for sample in samples]),
+    )
+
+
+def reconstruction_errors(patches: PatchSet, stream: Stream) -> list[float]:
+    """Sum of squares that each patch leaves between what it makes of a gap's rows and the target.
+
+    Computed on the rows themselves, in float64.
+    """
+    errors = []
+    for gap in patches.gaps:
+        rows = stream.rows(gap.start)
+        for operation in gap.operations:
+            elementwise = operation.kind in ("scale", "scalar")
+            rows = rows * operation.weight if elementwise else rows @ operation.weight
+        errors.append(squares(rows - stream.rows(gap.end)))
+    return errors
+
+
+@pytest.mark.parametrize(
+    "tokens", [(WINDOWS, LENGTH), (2, 20)], ids=["many", "fewer than channels"]
+)
+@pytest.mark.parametrize("massive", [False, True])
+@pytest.mark.parametrize("removed", [(1, 2), (0, 2, 3)])
+def test_no_other_repair_reconstructs_activations_better_than_least_squares(
+    model: Any, windows: Rows, removed: tuple[int, ...], massive: bool, tokens: tuple[int, int]
+) -> None:
+    """Of a model that runs on windows, with moments and statistics as the steps measure them."""
+    windows = windows[: tokens[0], : tokens[1]]
+    if massive:
+        # As trained models do with the first token of a window.
+        windows[:, 0] = 2
+        model.get_input_embeddings().weight[2] *= 300.0
+    plan = Plan.removing(N_LAYERS, removed)
+    context = RecoveryContext(
+        plan,
+        HIDDEN_SIZE,
+        statistics=calibrated(model, windows),
+        moments=gap_moments(model, windows, plan.gaps),
+    )
+    stream = read_stream(model, windows)
+    best = reconstruction_errors(
+        least_squares.build(context, least_squares.Params(epsilon=0.0)), stream
+    )
+    others = {
+        "linearpatch": linearpatch.build(context, linearpatch.Params()),
+        "linearpatch-per-layer": linearpatch.build(
+            context, linearpatch.Params(grouping="per_layer")
+        ),
+        "channel-scale": channel_scale.build(context, channel_scale.Params()),
+        "procrustes": procrustes.build(context, procrustes.Params()),
+        "none": PatchSet(tuple(GapPatch(start, end, ()) for start, end in plan.gaps)),
+    }
+    totals = [squares(stream.rows(end)) for _, end in plan.gaps]
+    for name, patches in others.items():
+        errors = reconstruction_errors(patches, stream)
+        for least, error, total in zip(best, errors, totals, strict=True):
+            assert least <= error + 1e-9 * total, name
+            assert error > 1e-6 * total, name
+    with_ridge = reconstruction_errors(
+        least_squares.build(context, least_squares.Params(epsilon=1e-6)), stream
+    )
+    for least, error, total in zip(best, with_ridge, totals, strict=True):
+        assert error <= least + 1e-6 * total
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "inverse_norm"])
