@@ -6,12 +6,10 @@ import argparse
 import ast
 import atexit
 import contextlib
-import errno
 import gc
 import json
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -25,7 +23,8 @@ from typing import Any
 
 from lpsteps import fingerprint, object_storage, output_folder, provenance
 from lpsteps.artifacts import flush_to_disk, sha256_file, verify_file_manifest, write_json
-from lpsteps.errors import LpstepsError, first_line, printable
+from lpsteps.errors import LpstepsError
+from lpsteps.machine_faults import summary
 
 PLANNED_CODE = "LPSTEPS_PLANNED_CODE"
 """Environment variable with the digests of all modules when a run with a cache was planned."""
@@ -338,39 +337,6 @@ def _raise_terminated(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-_REMEDIES = {
-    errno.EACCES: "may not be written or read; correct its permissions",
-    errno.EDQUOT: "the disk quota is used up; free some space",
-    errno.EFBIG: "a file may not grow that large here; raise the limit (ulimit -f)",
-    errno.ENOSPC: "no space left on the disk; free some",
-    errno.ENOTDIR: "a file stands where a folder is needed; move it away",
-    errno.EPERM: "may not be written or read; correct its permissions",
-    errno.EROFS: "the file system is read-only; make it writable",
-}
-"""What to do about troubles of the machine, by their error number."""
-
-_NO_MEMORY = re.compile(
-    r"ca(n't|nnot) allocate memory|not enough memory|out of memory|bad_alloc", re.I
-)
-_NO_THREAD = re.compile(r"can't start new thread")
-
-
-def _summary(error: Exception) -> str:
-    """Return one line on an error that is no mistake in the input, with the remedy if known."""
-    again = "then run the same command again"
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-        return f"not enough memory; end other programs or take a larger machine, {again}"
-    if _NO_THREAD.search(str(error)):
-        return (
-            "no further thread could be started, for want of memory or because of a limit "
-            f"(ulimit -u); end other programs, {again}"
-        )
-    if isinstance(error, OSError) and error.errno in _REMEDIES:
-        file = f"{error.filename}: " if error.filename else ""
-        return printable(f"{file}{_REMEDIES[error.errno]}, {again}")
-    return printable(f"{type(error).__name__}: {first_line(error)}")
-
-
 def _expanded(words: Sequence[str], prefixes: str) -> list[str]:
     """Replace each word that stands for the lines of a file: no record has that file.
 
@@ -428,7 +394,7 @@ def run_step(
     try:
         logger = _open_log(module, arguments.log)
     except OSError as error:
-        print(f"error: {rule}: --log: {arguments.log}: {_summary(error)}", file=sys.stderr)
+        print(f"error: {rule}: --log: {arguments.log}: {summary(error)}", file=sys.stderr)
         return 1
     previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
     step: StepRun | None = None
@@ -451,7 +417,7 @@ def run_step(
     except Exception as error:
         logger.error("%s", traceback.format_exc())
         where = f"; details in {arguments.log}" if arguments.log else ""
-        print(f"error: {rule}: {_summary(error)}{where}", file=sys.stderr)
+        print(f"error: {rule}: {summary(error)}{where}", file=sys.stderr)
         return 1
     finally:
         if step is not None:

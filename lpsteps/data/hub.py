@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lpsteps.artifacts import sha256_file
 from lpsteps.data.extract import select_columns
 from lpsteps.errors import LpstepsError
+from lpsteps.machine_faults import raise_machine_fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -194,8 +194,7 @@ def hub_answers(repo: str, commit: str, remedy: str) -> Iterator[None]:
         yield
     # The client's HTTP and storage libraries raise kinds of their own, without a common base.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
+        raise_machine_fault(error)
         raise _hub_error(repo, commit, error, remedy) from error
 
 

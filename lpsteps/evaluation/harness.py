@@ -34,6 +34,7 @@ from lm_eval.tasks import TaskManager
 from lpsteps.artifacts import read_parquet, sha256_bytes
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.scoring import Request, score_requests
+from lpsteps.machine_faults import raise_machine_fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -269,6 +270,7 @@ def _load_task(
         loaded = manager.load({"group": "local", "task": [overrides]})
     # It tries the templates on the first document, and they raise whatever they run into.
     except Exception as error:
+        raise_machine_fault(error)
         raise LpstepsError(
             f"{source}: cannot be read as the data of {name} ({error!r}); it needs rows with the "
             "columns of the dataset on the Hub"
@@ -291,6 +293,7 @@ def _check_documents(local: LocalTask, name: str, source: Path) -> None:
             task.doc_to_target(document)
         # The templates of the tasks raise whatever their expressions run into.
         except Exception as error:
+            raise_machine_fault(error)
             raise LpstepsError(
                 f"{source}: row {row} cannot be read as the data of {name} ({error}); it needs "
                 "the columns of the dataset on the Hub"

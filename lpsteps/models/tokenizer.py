@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from lpsteps.address_space import require_address_space
 from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, first_line
+from lpsteps.machine_faults import raise_machine_fault
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,8 +29,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     # The library raises whatever its reading of a damaged file runs into.
     except Exception as error:
-        if isinstance(error, MemoryError):
-            raise
+        raise_machine_fault(error)
         raise LpstepsError(
             f"{folder}: no tokenizer can be read there ({type(error).__name__}: "
             f"{first_line(error)}); restore its tokenizer files"

@@ -14,6 +14,7 @@ from tiny_tokenizer import VOCABULARY, train_tokenizer
 
 from lpsteps.artifacts import write_parquet
 from lpsteps.errors import LpstepsError
+from lpsteps.evaluation import harness
 from lpsteps.evaluation.benchmark import load_benchmark
 from lpsteps.evaluation.harness import PackedModel, load_tasks, score_benchmark
 from lpsteps.evaluation.harness_settings import HarnessSettings
@@ -251,3 +252,23 @@ def test_data_of_another_kind_is_named(tmp_path: Path, columns: list[str]) -> No
     write_parquet(data, pa.table({name: ["x"] for name in columns}))
     with pytest.raises(LpstepsError, match=r"data\.parquet: cannot be read as the data of winogr"):
         load_tasks(settings("winogrande"), data)
+
+
+@pytest.mark.parametrize("place", ["load", "doc_to_text"])
+def test_a_fault_of_this_machine_is_not_put_on_the_data(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    owner = {"load": "tasks.TaskManager", "doc_to_text": "api.task.ConfigurableTask"}[place]
+    data = stored(tmp_path, "copa")
+    if place == "load":
+        monkeypatch.setattr(f"lm_eval.{owner}.load", fail)
+        with pytest.raises(MemoryError):
+            load_tasks(settings("copa"), data)
+        return
+    (local,) = load_tasks(settings("copa"), data).values()
+    monkeypatch.setattr(f"lm_eval.{owner}.doc_to_text", fail)
+    with pytest.raises(MemoryError):
+        harness._check_documents(local, "copa", data)

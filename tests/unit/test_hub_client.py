@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,3 +75,51 @@ def test_the_advice_follows_the_answer(answer: str, advice: str) -> None:
         hub.hub_answers("owner/tiny", "0123456789ab", "use a folder"),
     ):
         raise OSError(answer)
+
+
+def wrapped(cause: BaseException) -> RuntimeError:
+    error = RuntimeError("An error occurred while generating the dataset")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        MemoryError(),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EROFS, "Read-only file system", "/cache/a"),
+        PermissionError(errno.EACCES, "Permission denied", "/cache/a"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory", "/cache/a"),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_fault_of_this_machine_is_not_put_on_the_hub(fault: Exception, inside: bool) -> None:
+    """However the library wraps it: the remedy is another one."""
+    with (
+        pytest.raises(type(fault)) as raised,
+        hub.hub_answers("owner/tiny", "0123456789ab", "use a folder"),
+    ):
+        raise wrapped(fault) if inside else fault
+    assert raised.value is fault
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # As a firewall denies a connection.
+        PermissionError(errno.EPERM, "Operation not permitted"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        ValueError("out of memory in the server's words"),
+    ],
+    ids=repr,
+)
+def test_a_connection_that_is_denied_is_none(answer: Exception) -> None:
+    with (
+        pytest.raises(LpstepsError, match="the Hub did not deliver it"),
+        hub.hub_answers("owner/tiny", "0123456789ab", "use a folder"),
+    ):
+        raise wrapped(answer)
