@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lpsteps import fingerprint, provenance
-from lpsteps.artifacts import read_json, sha256_file
-from lpsteps.errors import LpstepsError
+from lpsteps.artifacts import sha256_file
+from lpsteps.errors import LpstepsError, first_line
 from lpsteps.provenance import Artifact, Lineage
 from lpsteps.repeating import profile_option
 from lpsteps.report.page import render_page
+from lpsteps.report.stored_tables import read_tables
 from lpsteps.report.tables import derive_tables
 
 
@@ -168,7 +169,7 @@ def audit(page: Path) -> Audit:
     if not page.is_file():
         raise LpstepsError(f"{page}: no such file; build it with `snakemake --cores 1 {page}`")
     tables = page.with_suffix(".json")
-    stored = read_json(tables)
+    stored = read_tables(tables)
     lineage = Lineage()
     problems = list(_chain_problems(lineage, page, tables))
     try:
@@ -183,14 +184,16 @@ def audit(page: Path) -> Audit:
         rendered = render_page(stored, sha256_file(tables), templates)
         text = page.read_text(encoding="utf-8")
         problems.extend(_page_problems(text, stored, rendered, page))
-    except (LpstepsError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (LpstepsError, UnicodeDecodeError) as error:
         problems.append(str(error))
+    except (KeyError, TypeError) as error:
+        problems.append(f"{tables}: {first_line(error)}; delete it to rebuild it")
     checked = list(lineage.artifacts.values())
     problems.extend(_code_problems(lineage.behind([page, tables])))
     return Audit(
         page=str(page),
         problems=list(dict.fromkeys(problems)),
-        numbers=sum(cell["status"] == "measured" for cell in stored.get("cells", [])),
+        numbers=sum(cell["status"] == "measured" for cell in stored["cells"]),
         files=len(checked),
         bytes=sum(artifact.bytes for artifact in checked),
     )

@@ -21,7 +21,6 @@ from lpsteps.report.figure_drawings import figure_sections
 from lpsteps.report.figures import FigureView, figure_view
 from lpsteps.report.glance import glance_views
 from lpsteps.report.panel_data import column_titles, panel_data
-from lpsteps.report.payload import SCHEMA
 from lpsteps.report.summary import SIGNS, summary_view, table_line
 from lpsteps.report.sweep_figures import sweep_view
 from lpsteps.report.verdicts import RULES
@@ -142,19 +141,14 @@ def render_page(
     """Render the page.
 
     Args:
-        payload: Content of ``tables.json``.
+        payload: Content of ``tables.json``, as :mod:`lpsteps.report.stored_tables` reads it.
         payload_digest: Its SHA-256, shown at the foot.
         templates: Content of the template files by name: ``page.html.j2``, what it includes,
             the style and the scripts.
 
     Raises:
-        LpstepsError: A template is missing or wrong, or the payload has another schema.
+        LpstepsError: A template is missing or wrong.
     """
-    if payload.get("schema") != SCHEMA:
-        found = payload.get("schema")
-        raise LpstepsError(
-            f"tables.json: schema {found!r}, expected {SCHEMA}; delete it to rebuild"
-        )
     for name in (PAGE_TEMPLATE, STYLE, *SCRIPTS):
         if name not in templates:
             raise LpstepsError(f"--templates: {name} was not given")
@@ -224,17 +218,19 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
 def _commit_lines(commits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return each commit, shortened, and what to say of it; of many, the first and the last."""
     shown = list(commits)
-    lines = [
-        (
-            commit["commit"][:10],
-            f"of {commit['date']}" + (", with changes that are in no commit" * commit["dirty"]),
-        )
-        for commit in shown
-    ]
+    lines = [(commit["commit"][:10], _of_commit(commit)) for commit in shown]
     if len(lines) > _MOST_COMMITS:
         between = ("", f"{len(lines) - 2} commits in between")
         lines = [lines[0], between, lines[-1]]
     return lines
+
+
+def _of_commit(commit: Mapping[str, Any]) -> str:
+    """Return the day of a commit and whether files differed from it, as far as that is known."""
+    parts = [f"of {commit['date']}"] if commit["date"] else []
+    if commit["dirty"]:
+        parts.append("with changes that are in no commit")
+    return ", ".join(parts)
 
 
 def _model_choices(tables: Sequence[TableView]) -> list[tuple[str, str, str]]:

@@ -6,9 +6,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lpsteps.artifacts import flush_to_disk, read_json, sha256_file
+from lpsteps.artifacts import flush_to_disk, sha256_file
 from lpsteps.program import StepRun, run_step
 from lpsteps.report.page import render_page
+from lpsteps.report.stored_tables import read_tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         path.name: step.read(path).read_text(encoding="utf-8") for path in arguments.templates
     }
     page = step.write(arguments.page)
-    html = render_page(read_json(tables), sha256_file(tables), templates)
+    html = render_page(read_tables(tables), sha256_file(tables), templates)
     page.write_text(html, encoding="utf-8")
     flush_to_disk(page)
 

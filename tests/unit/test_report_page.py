@@ -576,8 +576,6 @@ def test_mistakes_in_templates_are_one_line(payload: dict[str, Any]) -> None:
         render_page(payload, "", {k: v for k, v in TEMPLATES.items() if k != "style.css"})
     with pytest.raises(LpstepsError, match=r"panel\.js: '</script'"):
         render_page(payload, "", TEMPLATES | {"panel.js": "'</script>'"})
-    with pytest.raises(LpstepsError, match="schema 1, expected 5"):
-        render_page(payload | {"schema": 1}, "", TEMPLATES)
 
 
 def test_templates_are_the_files_of_the_folder() -> None:
@@ -606,7 +604,19 @@ def test_the_top_names_machines_and_commits(payload: dict[str, Any]) -> None:
         "commit 1111111111 of 2026-01-01 3 commits in between commit 5555555555 of 2026-01-05"
         in text
     )
-    assert text.count("with changes that are in no commit") == 1
+    assert text.count("of 2026-01-05, with changes that are in no commit") == 1
+
+
+def test_a_commit_without_a_day_is_named_alone(payload: dict[str, Any]) -> None:
+    told = copy.deepcopy(payload)
+    told["run"]["commits"] = [
+        {"commit": number * 40, "date": "", "dirty": dirty}
+        for number, dirty in (("1", False), ("2", True))
+    ]
+    text = " ".join(Tree(render_page(told, "", TEMPLATES)).root.all("header")[0].text.split())
+    assert "commit 1111111111 commit 2222222222 with changes that are in no commit Cells" in text, (
+        text
+    )
 
 
 def test_sorting_and_filters_find_what_they_need(page: Element) -> None:
