@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lpsteps.errors import LpstepsError, nearest
-from lpsteps.repeating import DEFAULT_PROFILE
+from lpsteps.errors import LpstepsError
+from lpsteps.machine_faults import summary
+from lpsteps.repeating import DEFAULT_PROFILE, profile_files
 from lpsteps.run_summary import PAGE
+
+_SUGGESTIONS = 3
 
 app = typer.Typer(
     add_completion=False,
@@ -49,16 +54,41 @@ def why(
     page: Annotated[Path, typer.Option(help="The page that the cell is on")] = PAGE,
 ) -> None:
     """Print where a number comes from, back to pinned downloads."""
-    from lpsteps.artifacts import read_json
     from lpsteps.audit import explain
+    from lpsteps.report.stored_tables import read_tables
 
-    tables = read_json(page.with_suffix(".json"))
+    stored = page.with_suffix(".json")
+    tables = read_tables(stored)
     cells = {entry["id"]: entry for entry in tables["cells"]}
     if cell not in cells:
-        close = [name for name in cells if name.split("/")[0] == cell.split("/")[0]]
-        raise LpstepsError(f"{cell}: no such cell in {page}; {nearest(cell, close or cells)}")
+        raise LpstepsError(f"{cell}: no such cell in {page}; {_nearest_cells(cell, cells, stored)}")
     for line in explain(cells[cell], tables["artifacts"], tables["run"]["profile"]):
         print(line)
+
+
+def _nearest_cells(cell: str, cells: Iterable[str], stored: Path) -> str:
+    """Return the tail of a message about a cell that is not there: a page has very many others."""
+    table = cell.split("/")[0]
+    names = list(cells)
+    close = [name for name in names if name.split("/")[0] == table] or names
+    found = difflib.get_close_matches(cell, close, n=_SUGGESTIONS)
+    if not found:
+        return f"all ids are in {stored}"
+    *others, last = [f"'{name}'" for name in found]
+    named = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {named}? (all ids are in {stored})"
+
+
+def _checked_profiles(configfile: list[Path] | None) -> list[Path]:
+    """Return the profiles that were named.
+
+    Raises:
+        LpstepsError: One is not there.
+    """
+    for profile in configfile or []:
+        if not profile.is_file():
+            raise LpstepsError(f"--configfile: {profile}: no such file")
+    return configfile or []
 
 
 @app.command()
@@ -79,11 +109,9 @@ def status(
     from lpsteps.dry_run import plan
     from lpsteps.runtime import median_seconds
 
-    for profile in configfile or []:
-        if not profile.is_file():
-            raise LpstepsError(f"--configfile: {profile}: no such file")
+    named = _checked_profiles(configfile)
     asked = targets or [str(PAGE)]
-    profiles = ["--configfile", *map(str, configfile)] if configfile else []
+    profiles = ["--configfile", *map(str, named)] if named else []
     # Whatever looks like an option of Snakemake is none: it could plan nothing, or do something.
     found = report.status(asked, plan([*profiles, "--", *asked]), median_seconds())
     if as_json:
@@ -106,12 +134,12 @@ def markdown(
     page: Annotated[Path, typer.Argument(help="The page whose tables to print")] = PAGE,
 ) -> None:
     """Print the measured tables as Markdown, with the commit that they were built at."""
-    from lpsteps.artifacts import read_json
     from lpsteps.provenance import read_record
     from lpsteps.report.markdown import tables_markdown
+    from lpsteps.report.stored_tables import read_tables
 
     tables = page.with_suffix(".json")
-    print(tables_markdown(read_json(tables), read_record(tables)["git"].get("commit")), end="")
+    print(tables_markdown(read_tables(tables), read_record(tables)["git"].get("commit")), end="")
 
 
 @app.command()
@@ -137,14 +165,25 @@ def crate(
     )
 
 
-def _profile_of_page() -> Path:
-    """Return the profile that the page was built with: another one has other samples and text."""
-    from lpsteps.artifacts import read_json
+def _profiles_of_page() -> list[Path]:
+    """Return the profile that the page was built with: another one has other samples and text.
+
+    Raises:
+        LpstepsError: It is not there any more, or the page's tables cannot be read.
+    """
+    from lpsteps.report.stored_tables import read_tables
 
     tables = PAGE.with_suffix(".json")
-    run = read_json(tables).get("run", {}) if tables.is_file() else {}
-    profile = Path(run.get("profile", DEFAULT_PROFILE))
-    return profile if profile.is_file() else Path(DEFAULT_PROFILE)
+    if not tables.is_file():
+        return [Path(DEFAULT_PROFILE)]
+    profiles = profile_files(read_tables(tables)["run"]["profile"])
+    for profile in profiles:
+        if not profile.is_file():
+            raise LpstepsError(
+                f"{tables}: run.profile: {profile}: no such file; restore the profile of the page, "
+                "or name one with --configfile"
+            )
+    return profiles
 
 
 @app.command("export")
@@ -155,7 +194,10 @@ def export_variant(
         typer.Option(help="As in the results: dense, or SELECTION/nN/RECOVERY, or WIDTH/nN"),
     ],
     to: Annotated[Path, typer.Option(help="The folder to make")],
-    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an export that is there, and all in the repository"),
+    ] = False,
     push_to_hub: Annotated[
         str | None,
         typer.Option(help="Upload it to this repository, OWNER/NAME, too", show_default=False),
@@ -164,7 +206,11 @@ def export_variant(
         bool, typer.Option("--public", help="Make that repository public if it is new")
     ] = False,
     configfile: Annotated[
-        Path | None, typer.Option(help="The profile, by default the page's", show_default=False)
+        list[Path] | None,
+        typer.Option(
+            help="A profile, as for Snakemake; may be given again; by default the page's",
+            show_default=False,
+        ),
     ] = None,
     cores: Annotated[str, typer.Option(help="As for snakemake")] = "all",
 ) -> None:
@@ -177,16 +223,16 @@ def export_variant(
     from lpsteps.export.run import build
     from lpsteps.export.variant_names import named_variant
 
-    profile = configfile or _profile_of_page()
-    manifest = Path(checkpoint_manifest(named_variant(read_config(profile), model, variant)))
+    profiles = _checked_profiles(configfile) or _profiles_of_page()
+    manifest = Path(checkpoint_manifest(named_variant(read_config(*profiles), model, variant)))
     check_target(to, replace=force)
     if push_to_hub is not None:
-        check_push(push_to_hub)
-    build(manifest, profile, cores)
+        check_push(push_to_hub, replace=force)
+    build(manifest, profiles, cores)
     deliver(manifest, to, replace=force)
     print(f"{to}: exported {model}, {variant}")
     if push_to_hub is not None:
-        print(push(to, push_to_hub, private=not public))
+        print(push(to, push_to_hub, private=not public, replace=force))
 
 
 @app.command()
@@ -203,11 +249,14 @@ def describe_model(
 
 
 def main() -> None:
-    """Run the command; a mistake of the user's ends in one line and exit status 1."""
+    """Run the command; a mistake of the user's, or a full disk, ends in one line and status 1."""
     try:
         app()
     except LpstepsError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except (OSError, MemoryError) as error:
+        print(f"error: {summary(error)}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

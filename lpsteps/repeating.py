@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 DEFAULT_PROFILE = "config/config.yaml"
+
+
+def profile_files(profile: str) -> list[Path]:
+    """Return the files that a profile consists of, in the order in which Snakemake reads them.
+
+    Args:
+        profile: As ``tables.json`` names it: a file, or several with commas between.
+    """
+    return [Path(name) for name in profile.split(", ")]
 
 
 def profile_option(profile: str) -> str:

@@ -93,6 +93,28 @@ def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path =
     return config
 
 
-def read_config(path: Path) -> Config:
-    """Load a profile from its file; the paths in it are relative to the working directory."""
-    return load_config(read_yaml(path), [str(path)])
+def read_config(*paths: Path) -> Config:
+    """Load a profile from its files; the paths in them are relative to the working directory.
+
+    Args:
+        paths: One file, or several, of which a later one overrides an earlier one key by key, as
+            Snakemake does it.
+
+    Raises:
+        LpstepsError: A file is missing, or anything in it is wrong.
+    """
+    payload: dict[str, Any] = {}
+    for path in paths:
+        payload = _overridden(payload, read_yaml(path))
+    return load_config(payload, [str(path) for path in paths])
+
+
+def _overridden(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with the keys of another one in place of its own, at every depth."""
+    merged = dict(base)
+    for key, value in other.items():
+        if isinstance(value, Mapping):
+            own = merged.get(key)
+            value = _overridden(own if isinstance(own, Mapping) else {}, value)
+        merged[key] = value
+    return merged

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lpsteps.errors import LpstepsError
 
 
-def build(manifest: Path, configfile: Path, cores: str) -> None:
+def build(manifest: Path, configfiles: Sequence[Path], cores: str) -> None:
     """Run Snakemake for a checkpoint; it does nothing where all is there and current.
 
     Args:
         manifest: The checkpoint's manifest.
-        configfile: The profile.
+        configfiles: The files of the profile, one at least.
         cores: A number, or `all`.
 
     Raises:
@@ -22,7 +23,8 @@ def build(manifest: Path, configfile: Path, cores: str) -> None:
     """
     if not Path("Snakefile").is_file():
         raise LpstepsError("no Snakefile here; run `lpsteps export` in the project's folder")
-    arguments = ["--cores", cores, "--configfile", str(configfile), "--", str(manifest)]
+    profile = ["--configfile", *map(str, configfiles)]
+    arguments = ["--cores", cores, *profile, "--", str(manifest)]
     run = subprocess.run([sys.executable, "-m", "snakemake", *arguments], check=False)
     if run.returncode != 0:
         command = " ".join(["snakemake", *arguments])
