@@ -69,8 +69,8 @@ def _check_repository(api: HfApi, repo: str, *, replace: bool) -> None:
     others = sorted(found - own)
     if others:
         raise LpstepsError(
-            f"--push-to-hub: {repo}: holds {others[0]}, which is no part of an export and which the "
-            "upload would delete; name a new repository, or --force deletes it"
+            f"--push-to-hub: {repo}: holds {others[0]}, which is no part of an export and which "
+            "the upload would delete; name a new repository, or --force deletes it"
         )
 
 

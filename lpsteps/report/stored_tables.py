@@ -1,4 +1,4 @@
-"""Reading ``tables.json`` back: its keys are there and of this version, or one line says what not."""
+"""Reading ``tables.json`` back: it is whole and of this version, or one line says what is wrong."""
 
 from __future__ import annotations
 

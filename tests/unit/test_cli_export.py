@@ -57,7 +57,7 @@ def test_a_profile_that_is_gone_is_told(profile: str) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_a_named_profile_that_is_not_there_is_told() -> None:
-    with pytest.raises(LpstepsError, match="--configfile: no/where.yaml: no such file"):
+    with pytest.raises(LpstepsError, match=r"--configfile: no/where\.yaml: no such file"):
         cli.export_variant(
             model="m", variant="dense", to=Path("new"), configfile=[Path("no/where.yaml")]
         )

@@ -14,7 +14,7 @@ from lpsteps.artifacts import write_json
 from lpsteps.errors import LpstepsError
 
 PAGE = Path("reports/tables.html")
-IDS = tuple(f"table02/m/n{n}/shortgpt/novels" for n in range(9)) + ("table03/m/n1/none/copa",)
+IDS = (*(f"table02/m/n{n}/shortgpt/novels" for n in range(9)), "table03/m/n1/none/copa")
 
 
 @pytest.fixture(autouse=True)
