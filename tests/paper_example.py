@@ -10,9 +10,10 @@ from report_example import ROOT
 
 from lpsteps import jobs
 from lpsteps.config import Config, load_config, read_yaml
+from lpsteps.evaluation.score import Score
 from lpsteps.plan import Plan
 from lpsteps.report.definitions import read_table
-from lpsteps.report.evidence import Evidence, Score, Sourced, parse_build_spec
+from lpsteps.report.evidence import Evidence, Sourced, parse_build_spec
 from lpsteps.report.payload import build_payload
 from lpsteps.report.published import read_published
 
@@ -99,6 +100,7 @@ def _score(config: Config, variant: jobs.Variant, benchmark: str) -> Score:
         value, unit = 100 * math.fsum(values) / count, "percent"
     return Score(
         model=variant.model,
+        variant=variant.folder,
         benchmark=benchmark,
         protocol="perplexity" if perplexity else "harness",
         metric="perplexity" if perplexity else "acc",

@@ -115,9 +115,7 @@ def variant_folder(model: str, selection: str = "", n: int = 0, recovery: str = 
     return f"{plan_folder(model, selection, n)}/{recovery}" if n else f"results/{model}/dense"
 
 
-def score(
-    model: str, folder: str, benchmark: str, value: float | None, **changes: Any
-) -> dict[str, Any]:
+def score(model: str, folder: str, benchmark: str, value: float, **changes: Any) -> dict[str, Any]:
     """Return a score file as the evaluation writes it."""
     harness = benchmark in QA
     n, total = (QA if harness else TEXT)[benchmark]
@@ -145,21 +143,21 @@ def score(
     } | changes
 
 
-def outcomes(folder: str, benchmark: str, accuracy: float | None) -> list[float]:
+def outcomes(folder: str, benchmark: str, accuracy: float) -> list[float]:
     """Return which documents are answered: those that are hard for one model are for all."""
     count = QA[benchmark][0]
     hardness, own = random.Random(benchmark), random.Random(f"{folder}/{benchmark}")
     order = sorted(range(count), key=lambda _: hardness.random() + 0.3 * own.random())
-    answered = set(order[: round((accuracy or 0.0) / 100 * count)])
+    answered = set(order[: round(accuracy / 100 * count)])
     return [float(document in answered) for document in range(count)]
 
 
-def window_losses(folder: str, benchmark: str, perplexity: float | None) -> list[float]:
+def window_losses(folder: str, benchmark: str, perplexity: float) -> list[float]:
     """Return losses with a given perplexity: windows that are hard for one model are for all."""
     count = TEXT[benchmark][0]
     hardness, own = random.Random(benchmark), random.Random(f"{folder}/{benchmark}")
     losses = [hardness.gauss(0, 0.3) + own.gauss(0, 0.02) for _ in range(count)]
-    shift = math.log(perplexity or 1.0) - math.fsum(losses) / count
+    shift = math.log(perplexity) - math.fsum(losses) / count
     return [loss + shift for loss in losses]
 
 

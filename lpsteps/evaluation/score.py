@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.artifacts import write_json
 
@@ -21,8 +21,8 @@ class Samples(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ids: Sequence[int]
-    values: Sequence[int | float]
+    ids: tuple[int, ...]
+    values: tuple[int | float, ...]
 
 
 class Score(BaseModel):
@@ -52,14 +52,33 @@ class Score(BaseModel):
     benchmark: str
     protocol: Literal["perplexity", "harness"]
     metric: str
-    value: float
+    value: float = Field(allow_inf_nan=False)
     unit: Literal["perplexity", "percent"]
-    stderr: float | None
-    n: int
+    stderr: float | None = Field(allow_inf_nan=False)
+    n: int = Field(ge=1)
     limited: bool
     total: int
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     samples: Samples
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> Score:
+        counts = (len(self.samples.ids), len(self.samples.values))
+        if counts != (self.n, self.n):
+            raise ValueError(f"samples: {counts[0]} ids and {counts[1]} values: n is {self.n}")
+        if self.unit != "perplexity":
+            return self
+        if self.value <= 0 or abs(math.log(self.value) - self.log_perplexity) > 1e-9:
+            raise ValueError(
+                f"value: {self.value}: its log is not the mean of the samples, "
+                f"{self.log_perplexity}"
+            )
+        return self
+
+    @property
+    def log_perplexity(self) -> float:
+        """Mean over the windows of their losses, in nats; only of a perplexity."""
+        return math.fsum(self.samples.values) / len(self.samples.values)
 
 
 def write_score(path: Path, score: Score) -> None:

@@ -172,8 +172,6 @@ def _scores(record: ExportRecord) -> Iterator[str]:
 def _shown(score: ScoreFacts | None) -> str:
     if score is None:
         return ""
-    if score.value is None:
-        return "not finite"
     error = "" if score.stderr is None else f" ± {format_value(score.stderr)}"
     return format_value(score.value) + error
 

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.artifacts import read_json, sha256_file
+from lpsteps.artifacts import sha256_file
+from lpsteps.evaluation.score import Score
 from lpsteps.export.settings import ExportSettings, Form
-from lpsteps.validation import validated
+from lpsteps.validation import validated_result
 
 EXPORT_FILE = "export.json"
 
@@ -21,7 +22,7 @@ class ScoreFacts(BaseModel):
         benchmark: Name of the benchmark.
         metric: Name of the metric.
         unit: Of the value.
-        value: The metric; None where the evaluation gave no finite number.
+        value: The metric.
         stderr: Its standard error; None where a single sample gives none.
         n: Samples that were scored.
         total: Samples in the whole split.
@@ -34,7 +35,7 @@ class ScoreFacts(BaseModel):
     benchmark: str
     metric: str
     unit: Literal["perplexity", "percent"]
-    value: float | None
+    value: float
     stderr: float | None
     n: int
     total: int
@@ -48,10 +49,9 @@ class ScoreFacts(BaseModel):
         Raises:
             LpstepsError: It is missing or malformed.
         """
-        content = read_json(path)
-        facts = {name: content[name] for name in cls.model_fields if name in content}
-        own = {"path": str(path), "sha256": sha256_file(path)}
-        return validated(cls, facts | own, str(path))
+        score = validated_result(Score, path)
+        facts = score.model_dump(include=set(cls.model_fields))
+        return cls(path=str(path), sha256=sha256_file(path), **facts)
 
 
 class ExportRecord(BaseModel):

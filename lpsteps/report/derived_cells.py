@@ -53,9 +53,7 @@ def derived_cell(
     if column.kind == "mean":
         estimate = mean([_estimate(part) for part in own])
     elif column.kind == "weighted_mean":
-        totals = [part.total for part in own if part.total is not None]
-        if len(totals) < len(own):
-            return replace(blank, reason="the sizes of the splits are not known")
+        totals = [_total(part) for part in own]
         estimate = weighted_mean([_estimate(part) for part in own], totals)
         note = f"weighted by {', '.join(format_count(total) for total in totals)} documents"
     elif row.selection is None:
@@ -85,3 +83,8 @@ def derived_cell(
 def _estimate(cell: Cell) -> Estimate:
     assert isinstance(cell.value, float)
     return Estimate(cell.value, cell.stderr)
+
+
+def _total(cell: Cell) -> int:
+    assert cell.total is not None  # Only what is no score has none.
+    return cell.total

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.errors import LpstepsError
+from lpsteps.evaluation.score import Score
 from lpsteps.overheads.measurements import Overheads
 from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan, read_plan
@@ -189,6 +190,7 @@ class BuildSpec(BaseModel):
         profile: Path of the config file of the run.
         calibration: The calibration of rows that name none.
         printed_calibration: Whether it is the text that the paper's rows of this kind read.
+        printed_training_text: Whether distilled rows are trained on the text of the paper's.
         tables: Per table, the models with the pruning levels to show.
         figures: The same per figure.
         order: Models in display order. A record keeps its keys sorted, so that an audit would not
@@ -212,6 +214,7 @@ class BuildSpec(BaseModel):
     profile: str
     calibration: str
     printed_calibration: bool = True
+    printed_training_text: bool = True
     tables: dict[str, dict[str, list[int]]]
     figures: dict[str, dict[str, list[int]]] = {}
     order: tuple[str, ...] = ()
@@ -256,63 +259,6 @@ def _ordered(row: Mapping[str, list[int]], order: Sequence[str]) -> dict[str, li
     """Put models into an order; those that it lacks stay behind the others."""
     places = {model: place for place, model in enumerate(order)}
     return dict(sorted(row.items(), key=lambda entry: places.get(entry[0], len(places))))
-
-
-class Samples(BaseModel):
-    """What a score is the mean of: rows of the evaluated file, and the value of each."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ids: tuple[int, ...]
-    values: tuple[float, ...]
-
-
-class Score(BaseModel):
-    """What the tables read of a score file.
-
-    Attributes:
-        value: Percent for accuracies, plain for perplexities; None when the run gave no number.
-        stderr: Standard error in the unit of the value.
-        n: Documents or windows scored.
-        limited: Whether these are fewer than the split has.
-        total: Documents or windows of the split, None when not known.
-        settings: Everything else that matters for the value.
-        samples: The parts of the value; of a perplexity, the mean loss of each window in nats.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    model: str
-    benchmark: str
-    protocol: str
-    metric: str
-    value: float | None = Field(allow_inf_nan=False)
-    stderr: float | None = Field(allow_inf_nan=False)
-    n: int = Field(ge=1)
-    limited: bool
-    total: int | None
-    unit: str
-    settings: dict[str, Any]
-    samples: Samples
-
-    @model_validator(mode="after")
-    def _check_samples(self) -> Score:
-        counts = (len(self.samples.ids), len(self.samples.values))
-        if counts != (self.n, self.n):
-            raise ValueError(f"samples: {counts[0]} ids and {counts[1]} values: n is {self.n}")
-        if self.unit != "perplexity" or self.value is None:
-            return self
-        if self.value <= 0 or abs(math.log(self.value) - self.log_perplexity) > 1e-9:
-            raise ValueError(
-                f"value: {self.value}: its log is not the mean of the samples, "
-                f"{self.log_perplexity}"
-            )
-        return self
-
-    @property
-    def log_perplexity(self) -> float:
-        """Mean over the windows of their losses, in nats; only of a perplexity."""
-        return math.fsum(self.samples.values) / len(self.samples.values)
 
 
 class _Tensor(BaseModel):

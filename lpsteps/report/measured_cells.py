@@ -62,8 +62,6 @@ def _score_cell(behind: RowEvidence, blank: Cell, column: Column, variant: str) 
             f"{sourced.path}: unit: '{score.unit}': column '{column.id}' of "
             f"{behind.definition.id} is in {column.unit}"
         )
-    if score.value is None:
-        return replace(blank, reason="the evaluation gave no finite number")
     return replace(
         blank,
         status="measured",

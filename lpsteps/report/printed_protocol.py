@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from lpsteps.report.formats import format_count
 
 if TYPE_CHECKING:
+    from lpsteps.evaluation.score import Score
     from lpsteps.report.definitions import Column
-    from lpsteps.report.evidence import Score
 
 # Tokens of each window, of running text and of calibration text (arXiv 2505.24680, section 4.1).
 WINDOW_LENGTH = 2048

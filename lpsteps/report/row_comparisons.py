@@ -102,7 +102,7 @@ def _entry(
         assert part.variant is not None  # Or it would be missing.
         scores.append(behind.evidence.scores[part.variant, part.column].content)
     own, dense = scores[: cell.benchmarks_used or 1], scores[cell.benchmarks_used or 1 :]
-    weights = [1 if column.kind != "weighted_mean" else score.total or 0 for score in own]
+    weights = [1 if column.kind != "weighted_mean" else score.total for score in own]
     return Entry(cell.value, tuple(own), tuple(weights), tuple(dense))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lpsteps.evaluation.score import Score
 from lpsteps.report.bootstrap import RESAMPLES
 from lpsteps.report.cells import Cell, Comparison, Contrast
 from lpsteps.report.definitions import Column, Row
-from lpsteps.report.evidence import Score
 from lpsteps.report.formats import format_interval, format_share
 from lpsteps.report.measured_cells import measured_cell
 from lpsteps.report.row_evidence import RowEvidence

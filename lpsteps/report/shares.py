@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lpsteps.evaluation.score import Score
 from lpsteps.report.aggregates import Estimate, mean, share_closed
 from lpsteps.report.bootstrap import (
     FEWEST_WINDOWS,
@@ -13,7 +14,6 @@ from lpsteps.report.bootstrap import (
     resampled_means,
     shares_closed,
 )
-from lpsteps.report.evidence import Score
 
 Scores = Sequence[Score]
 

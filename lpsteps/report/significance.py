@@ -30,8 +30,8 @@ from typing import Literal
 
 import numpy as np
 
+from lpsteps.evaluation.score import Score
 from lpsteps.report.bootstrap import FEWEST_WINDOWS, RESAMPLES, SEED, Values, draws, interval
-from lpsteps.report.evidence import Score
 from lpsteps.report.formats import format_interval
 
 LEVEL = 0.05

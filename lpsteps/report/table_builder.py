@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lpsteps.errors import LpstepsError
+from lpsteps.evaluation.score import Score
 from lpsteps.report.beside_published import beside_published
 from lpsteps.report.cells import Cell, Source
 from lpsteps.report.curves import thinned_curve
 from lpsteps.report.definitions import Column, Row
 from lpsteps.report.derived_cells import derived_cell
-from lpsteps.report.evidence import Score
 from lpsteps.report.formats import format_layers
 from lpsteps.report.measured_cells import measured_cell
 from lpsteps.report.printed_protocol import other_quantity

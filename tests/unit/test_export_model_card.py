@@ -10,6 +10,7 @@ import yaml
 
 from lpsteps.artifacts import sha256_file, write_json
 from lpsteps.errors import LpstepsError
+from lpsteps.evaluation.score import Samples, Score, write_score
 from lpsteps.export.mergekit import mergekit_config
 from lpsteps.export.model_card import licence_identifier, model_card, title
 from lpsteps.export.record import ExportRecord, ScoreFacts
@@ -32,7 +33,24 @@ RECOVERY = MethodFacts(
 )
 
 
-def score(value: float | None, **changes: Any) -> ScoreFacts:
+COPA = Score(
+    model="m",
+    variant="v",
+    benchmark="copa",
+    protocol="harness",
+    metric="acc",
+    value=50.0,
+    unit="percent",
+    stderr=None,
+    n=2,
+    limited=True,
+    total=100,
+    settings={"shots": 0},
+    samples=Samples(ids=[0, 1], values=[1, 0]),
+)
+
+
+def score(value: float, **changes: Any) -> ScoreFacts:
     facts = {
         "benchmark": "wikipedia",
         "metric": "ppl",
@@ -121,19 +139,18 @@ def test_full_scores_have_no_warning() -> None:
     assert "on a part of the samples" not in card
 
 
-def test_a_score_that_is_no_finite_number_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "wikipedia.json"
-    facts = score(None, stderr=None).model_dump(exclude={"path", "sha256"})
-    write_json(path, facts | {"schema": 1, "samples": {"ids": [0], "values": [None]}})
+def test_the_card_shows_what_a_score_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "copa.json"
+    write_score(path, COPA)
     read = ScoreFacts.read(path)
-    assert (read.value, read.path, read.sha256) == (None, str(path), sha256_file(path))
-    card = model_card(record(scores=[read]))
-    assert "| 4 of 90 | 10.00 ± 1.25 | not finite |" in card
+    assert (read.value, read.path, read.sha256) == (50.0, str(path), sha256_file(path))
+    card = model_card(record(scores=[read], dense_scores=[]))
+    assert f"| copa | acc | 2 of 100 |  | 50.00 | `{read.sha256[:12]}` |" in card
 
 
 def test_a_score_file_with_a_wrong_value_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "wikipedia.json"
-    write_json(path, score(1.0).model_dump(exclude={"path", "sha256"}) | {"value": "much"})
+    write_json(path, COPA.model_dump(by_alias=True) | {"value": "much"})
     with pytest.raises(LpstepsError, match=r"wikipedia\.json: value: 'much': must be a number"):
         ScoreFacts.read(path)
 

@@ -40,9 +40,3 @@ def test_layers_come_from_the_plan(run: Run) -> None:
     assert window["text"] == "[23,30)" and window["published_text"] == "[23,30)"
     assert window["difference"] == 0
     assert window["source"]["pointer"] == "/order"
-
-
-def test_no_number_means_missing(run: Run) -> None:
-    run.change_score(run.score_path(SMALL, "novels", "sleb", 5, "none"), value=None, stderr=None)
-    cell = run.cells()["table02/smollm2-135m/n5/sleb/novels"]
-    assert cell["status"] == "missing" and cell["reason"] == "the evaluation gave no finite number"

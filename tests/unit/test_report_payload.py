@@ -109,8 +109,10 @@ def test_misplaced_files_are_refused(run: Run) -> None:
     run.change_score(path, benchmark="copa")
     with pytest.raises(LpstepsError, match="holds copa of smollm2-135m, expected piqa"):
         run.build()
-    run.change_score(path, benchmark="piqa", unit="nats")
-    with pytest.raises(LpstepsError, match="unit: 'nats'"):
+    run.change_score(path, benchmark="piqa")
+    text = run.score_path(SMALL, "novels", "sleb", 5, "none")
+    run.change_score(text, unit="percent")
+    with pytest.raises(LpstepsError, match=r"unit: 'percent': column 'novels' .* is in perplexity"):
         run.build()
     del run.spec["variants"][variant_folder(SMALL, "sleb", 5, "none")]
     with pytest.raises(LpstepsError, match="is not a variant of this profile"):
@@ -129,6 +131,7 @@ def test_spec_mistakes_are_named(run: Run) -> None:
         ({"n": 8}, "9 ids and 9 values: n is 8"),
         ({"value": 31.0, "samples": {"ids": [0], "values": [3.0]}, "n": 1}, "value: 31.0"),
         ({"samples": {"ids": [0]}}, r"samples\.values"),
+        ({"value": None}, "value: None: must be a number; delete it to rebuild it"),
     ],
 )
 def test_a_score_that_contradicts_itself_is_refused(

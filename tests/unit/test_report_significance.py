@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from report_example import SMALL, variant_folder
 
 from lpsteps.artifacts import write_json
+from lpsteps.evaluation.score import Score
 from lpsteps.report.bootstrap import RESAMPLES, draws
 from lpsteps.report.definitions import TableDefinition, load_table
-from lpsteps.report.evidence import Score, gather_evidence, parse_build_spec
+from lpsteps.report.evidence import gather_evidence, parse_build_spec
 from lpsteps.report.payload import build_payload
 from lpsteps.report.significance import (
     FEWEST_WINDOWS,
@@ -43,6 +44,7 @@ def score(values: Sequence[float], benchmark: str = "task", **changes: Any) -> S
     """Return a score with these samples."""
     content = {
         "model": "m",
+        "variant": "v",
         "benchmark": benchmark,
         "protocol": "harness",
         "metric": "acc",
@@ -66,12 +68,11 @@ def perplexity(losses: Sequence[float], benchmark: str = "text") -> Score:
 def entry(*scores: Score, dense: Sequence[Score] = (), weights: Sequence[float] = ()) -> Entry:
     if dense:
         ratios = [
-            100 * (one.value or 0) / (whole.value or 1)
-            for one, whole in zip(scores, dense, strict=True)
+            100 * one.value / (whole.value or 1) for one, whole in zip(scores, dense, strict=True)
         ]
         value = sum(ratios) / len(ratios)
     else:
-        value = float(np.average([s.value or 0 for s in scores], weights=weights or None))
+        value = float(np.average([s.value for s in scores], weights=weights or None))
     return Entry(value, scores, tuple(weights or [1] * len(scores)), tuple(dense))
 
 
