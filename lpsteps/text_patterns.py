@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
+FOLDER_PATH = r"^[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*$"
 SHA256 = r"^[0-9a-f]{64}$"
 REVISION = r"^[0-9a-f]{40}$"
 VERSION = r"^[0-9][A-Za-z0-9.+!]*$"
@@ -30,6 +31,10 @@ class Words(NamedTuple):
 
 WORDS = {
     NAME: Words("letters, digits and . _ + -, a letter or digit first", "name"),
+    FOLDER_PATH: Words(
+        "names with / between them, each of letters, digits and . _ + -, a letter or digit first",
+        "`name/name`",
+    ),
     SHA256: Words("a SHA-256, 64 hexadecimal digits", "64 hexadecimal digits"),
     REVISION: Words("a full commit hash, 40 hexadecimal digits", "40 hexadecimal digits"),
     VERSION: Words("an exact version, such as 1.2.3", "exact version"),

@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from lpsteps.evaluation.names import FolderPath, Name
+
 
 class HarnessSettings(BaseModel):
     """Multiple-choice questions, scored through lm-evaluation-harness.
@@ -42,12 +44,12 @@ class HarnessSettings(BaseModel):
     task: str | None = None
     tasks: dict[str, str] = Field(default={})
     task_column: str | None = Field(default=None, validate_default=True)
-    task_folder: str = Field(default="", validate_default=True)
-    dataset: str
-    split: str
+    task_folder: FolderPath = Field(default="", validate_default=True)
+    dataset: Name
+    split: Name
     metric: Literal["acc", "acc_norm"]
     shots: int = Field(ge=0)
-    fewshot_split: str | None = Field(default=None, validate_default=True)
+    fewshot_split: Name | None = Field(default=None, validate_default=True)
     total: int = Field(gt=0)
     unit: Literal["percent"]
 
@@ -68,10 +70,10 @@ class HarnessSettings(BaseModel):
             raise ValueError("`tasks` and `task_column` need each other")
         return column
 
-    @field_validator("task_folder")
+    @field_validator("task_folder", mode="before")
     @classmethod
-    def _folder_is_known(cls, folder: str) -> str:
-        if not folder:
+    def _folder_is_known(cls, folder: Any) -> Any:
+        if folder == "":
             raise ValueError("required with `tasks`")
         return folder
 

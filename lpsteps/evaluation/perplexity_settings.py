@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from lpsteps.evaluation.names import Name
+
 
 class PerplexitySettings(BaseModel):
     """Running text in windows of equal length, scored by perplexity.
@@ -21,7 +23,7 @@ class PerplexitySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     protocol: Literal["perplexity"]
-    corpus: str
-    split: str
+    corpus: Name
+    split: Name
     metric: Literal["perplexity"]
     unit: Literal["perplexity"]

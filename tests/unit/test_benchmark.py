@@ -68,11 +68,25 @@ def test_a_title_is_no_part_of_what_scores_depend_on() -> None:
             {"task": None, "tasks": {"a": "b"}, "task_column": "c", "task_folder": ""},
             r"^x\.yaml: task_folder: required with `tasks`",
         ),
+        ({"task_folder": "../piqa"}, r"^x\.yaml: task_folder: '\.\./piqa': must be names with /"),
+        ({"task_folder": "a/../b"}, r"^x\.yaml: task_folder: 'a/\.\./b': must be names with /"),
+        ({"task_folder": "/piqa"}, r"^x\.yaml: task_folder: '/piqa': must be names with /"),
+        ({"task_folder": 3}, r"^x\.yaml: task_folder: 3: must be text"),
+        ({"dataset": "a/b"}, r"^x\.yaml: dataset: 'a/b': must be letters, digits and"),
+        ({"split": ".."}, r"^x\.yaml: split: '\.\.': must be letters, digits and"),
+        ({"fewshot_split": "/a"}, r"^x\.yaml: fewshot_split: '/a': must be letters, digits and"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LpstepsError, match=message):
         parse_benchmark(content(**changes), "x.yaml")
+
+
+@pytest.mark.parametrize("key", ["corpus", "split"])
+def test_running_text_stays_in_its_folder(key: str) -> None:
+    text = load_benchmark("wikitext2").model_dump() | {key: "../test"}
+    with pytest.raises(LpstepsError, match=rf"^x\.yaml: {key}: '\.\./test': must be letters, "):
+        parse_benchmark(text, "x.yaml")
 
 
 def test_an_unknown_benchmark_gets_the_nearest_name() -> None:
