@@ -16,7 +16,8 @@ from pydantic import Field
 
 from lpsteps.artifacts import read_json
 from lpsteps.data.finite_weights import check_finite
-from lpsteps.data.specs import MODEL_SUFFIXES, Spec
+from lpsteps.data.model_files import model_files, weight_files
+from lpsteps.data.specs import Spec
 from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_pinned_code, model_size
 
@@ -52,7 +53,8 @@ def take_local_model(source: Path, folder: Path, with_code: bool) -> None:
         with_code: Also take the Python files that some models bring along.
 
     Raises:
-        LpstepsError: The folder is missing or has no config.json or no safetensors weights.
+        LpstepsError: The folder is missing, has no config.json or no safetensors weights, or lacks
+            one of them.
     """
     if not (source / "config.json").is_file():
         raise LpstepsError(
@@ -62,32 +64,8 @@ def take_local_model(source: Path, folder: Path, with_code: bool) -> None:
         pickled = sorted(path.name for path in (*source.glob("*.bin"), *source.glob("*.pt*")))
         found = f", only {pickled[0]}, which could run code when read" if pickled else ""
         raise LpstepsError(f"{source}: no *.safetensors there{found}; convert it to safetensors")
-    suffixes = MODEL_SUFFIXES if with_code else MODEL_SUFFIXES - {".py"}
-    others = {*source.glob("*.safetensors"), source / "manifest.json"} - {*weight_files(source)}
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in suffixes and path not in others:
-            link_or_copy(path.resolve(), folder / path.name)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that transformers loads a model from, sorted.
-
-    Some repositories hold the same weights a second time, for another program.
-
-    Raises:
-        LpstepsError: The index of the weights is damaged, or one of them is missing.
-    """
-    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file() and not whole.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise LpstepsError(f"{index}: weight_map: missing; fetch the model again")
-        paths = sorted({folder / Path(str(name)).name for name in shards.values()})
-        for path in paths:
-            if not path.is_file():
-                raise LpstepsError(f"{path}: missing, but in {index.name}; fetch the model again")
-        return paths
-    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    for path in model_files(source, with_code=with_code):
+        link_or_copy(path.resolve(), folder / path.name)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -175,8 +153,13 @@ def check_model(folder: Path, expected: ExpectedModel) -> None:
     for path in weight_files(folder):
         check_finite(path)
     counted = {"parameters": count.total, "layer_parameters": count.layer}
+    if count.layer == 0:
+        raise LpstepsError(
+            f"layer_parameters: {expected.layer_parameters}: the model's files have no tensor of "
+            "decoder layer 0; see whether they are whole and those of a decoder-only model"
+        )
     for key, value in expected.model_dump(exclude_none=True).items():
-        found = counted.get(key) or model_size(config, key, "config.json")
+        found = counted[key] if key in counted else model_size(config, key, "config.json")
         if found != value:
             raise LpstepsError(
                 f"{key}: {value}: the model's files say {found}; correct config/models.yaml"

@@ -14,9 +14,6 @@ Sha256 = Annotated[str, StringConstraints(pattern=text_patterns.SHA256)]
 Revision = Annotated[str, StringConstraints(pattern=text_patterns.REVISION)]
 """A commit hash of a repository on the Hugging Face Hub; a branch can move, so none is accepted."""
 
-MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt", ".py"})
-"""Files that belong to a model in a folder; Python files are only taken where they may run."""
-
 
 class Spec(BaseModel):
     """Base of a step's settings: unknown keys are errors, nothing changes after reading."""

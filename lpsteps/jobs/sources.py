@@ -14,7 +14,7 @@ from lpsteps.config import (
     dataset_origin,
     model_source,
 )
-from lpsteps.data.specs import MODEL_SUFFIXES
+from lpsteps.data.model_files import model_files
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.benchmark import HarnessBenchmark
 
@@ -117,16 +117,18 @@ def fetch_model_spec(config: Config, model: str) -> dict[str, Any]:
 
 
 def local_model_files(config: Config, model: str) -> list[str]:
-    """Return the files of a model that comes from a folder, sorted; none where it is not there."""
+    """Return the files that a model from a folder is taken over with, sorted.
+
+    None where the folder is not there or its weights are not whole: the step tells what is wrong.
+    """
     source = model_source(config, model)
-    if not isinstance(source, LocalSource):
+    if not isinstance(source, LocalSource) or not Path(source.path).is_dir():
         return []
-    found = sorted(Path(source.path).glob("*"))
-    return [
-        str(path)
-        for path in found
-        if path.is_file() and path.suffix in MODEL_SUFFIXES and path.name != "manifest.json"
-    ]
+    trusted = config.definitions.models[model].trust_remote_code
+    try:
+        return [str(path) for path in model_files(Path(source.path), with_code=trusted)]
+    except LpstepsError:
+        return []
 
 
 def refuse_unpinned(config: Config, models: Iterable[str], datasets: Iterable[str]) -> None:

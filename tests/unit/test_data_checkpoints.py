@@ -63,6 +63,18 @@ def test_a_difference_names_the_key_and_both_values(tmp_path: Path) -> None:
             check_model(tmp_path, ExpectedModel(**{**right, key: value + 1}))
 
 
+def test_weights_without_a_first_layer_are_told_as_that(tmp_path: Path) -> None:
+    """Zero is a count, too."""
+    _save_llama(tmp_path, tied=True)
+    (tmp_path / "model.safetensors").unlink()
+    save_file({"model.embed_tokens.weight": torch.ones(64, 48)}, tmp_path / "model.safetensors")
+    expected = ExpectedModel(n_layers=3, hidden_size=48, parameters=64 * 48, layer_parameters=5)
+    with pytest.raises(
+        LpstepsError, match=r"^layer_parameters: 5: the model's files have no tensor"
+    ):
+        check_model(tmp_path, expected)
+
+
 def test_local_files_are_linked_and_strangers_left_behind(tmp_path: Path) -> None:
     source, folder = tmp_path / "source", tmp_path / "folder"
     folder.mkdir()
