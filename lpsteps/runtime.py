@@ -29,22 +29,28 @@ class RuleTime:
     peak_megabytes: float
 
 
-def _number(text: str) -> float:
-    # Snakemake writes "NA" or "-" when a job ended before it was measured.
+def _number(text: str | None) -> float:
+    # Snakemake writes "NA" or "-" when a job ended before it was measured; a short row has none.
     try:
-        return float(text)
+        return float(text or 0)
     except ValueError:
         return 0.0
 
 
+def _rows(benchmark: Path) -> list[dict[str, str]]:
+    """Return the jobs of a benchmark file; none of one that is empty, cut short or not there."""
+    try:
+        text = benchmark.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    return [row for row in rows if row.get("s")]
+
+
 def job_seconds(benchmark: Path) -> float | None:
     """Return the wall time of the last job that wrote a benchmark file, None without a number."""
-    try:
-        with benchmark.open(encoding="utf-8") as stream:
-            seconds = _number(next(csv.DictReader(stream, delimiter="\t"))["s"])
-    except (OSError, StopIteration, KeyError):
-        return None
-    return seconds or None
+    rows = _rows(benchmark)
+    return (_number(rows[0]["s"]) or None) if rows else None
 
 
 def median_seconds(folder: Path = FOLDER) -> dict[str, float]:
@@ -76,14 +82,16 @@ def readable_duration(seconds: float) -> str:
 def rule_times(folder: Path = FOLDER) -> list[RuleTime]:
     """Sum up the benchmark files below a folder, the longest rule first.
 
+    Files without a measurement, as a full disk or an interruption leaves them, count for nothing.
+
     Raises:
         LpstepsError: There are none.
     """
     measured: dict[str, list[dict[str, str]]] = {}
     for path in sorted(folder.rglob("*.tsv")):
-        with path.open(encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-        measured.setdefault(step_of(path, folder), []).extend(rows)
+        rows = _rows(path)
+        if rows:
+            measured.setdefault(step_of(path, folder), []).extend(rows)
     if not measured:
         raise LpstepsError(f"{folder}: no job has been measured yet; run the workflow first")
     times = [
@@ -91,7 +99,7 @@ def rule_times(folder: Path = FOLDER) -> list[RuleTime]:
             rule=rule,
             jobs=len(rows),
             seconds=sum(_number(row["s"]) for row in rows),
-            peak_megabytes=max(_number(row["max_rss"]) for row in rows),
+            peak_megabytes=max(_number(row.get("max_rss")) for row in rows),
         )
         for rule, rows in measured.items()
     ]

@@ -33,6 +33,27 @@ def test_jobs_of_a_rule_are_summed_and_the_longest_comes_first(tmp_path):
     ]
 
 
+def test_files_without_a_time_are_left_out_and_short_rows_count(tmp_path):
+    for name, content in (
+        ("calibrate/whole.tsv", f"{HEAD}1.5\t0:00:01\t100.0\t-\n"),
+        ("calibrate/empty.tsv", ""),
+        ("calibrate/head.tsv", HEAD),
+        ("calibrate/row.tsv", f"{HEAD}7.5\t0:0"),
+        ("calibrate/column.tsv", "s\n8.5\n"),
+        ("evaluate/empty.tsv", ""),
+        ("evaluate/other.tsv", "\xff"),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode("latin-1"))
+    assert rule_times(tmp_path) == [RuleTime("calibrate", 3, 17.5, 100.0)]
+    assert median_seconds(tmp_path) == {"calibrate": 7.5}
+    for name in ("whole", "row", "column"):
+        (tmp_path / f"calibrate/{name}.tsv").unlink()
+    with pytest.raises(LpstepsError, match="no job has been measured yet"):
+        rule_times(tmp_path)
+
+
 def test_nothing_measured_is_one_clear_line(tmp_path):
     with pytest.raises(LpstepsError, match="no job has been measured yet"):
         rule_times(tmp_path)
