@@ -75,7 +75,7 @@ def _dependency_graph(layer: nn.Module, hidden: torch.Tensor, call: LayerCall) -
         from torch_pruning.ops import OPTYPE
     except ImportError as error:
         raise LpstepsError(
-            "width: needs the package torch-pruning; install it with: pip install torch-pruning"
+            "width: needs the package torch-pruning; install it with: pip install -e '.[width]'"
         ) from error
     wanted = {parameter: parameter.requires_grad for parameter in layer.parameters()}
     # The package reads the graph of a backward pass.

@@ -81,7 +81,7 @@ def healed_weights(
         from peft.tuners.lora import LoraLayer
     except ImportError as error:
         raise LpstepsError(
-            "recovery: lora: needs the package peft; install it with: pip install peft"
+            "recovery: lora: needs the package peft; install it with: pip install -e '.[lora]'"
         ) from error
     import torch
     from torch.nn.functional import cross_entropy

@@ -625,7 +625,9 @@ def test_without_peft_lora_says_how_to_get_it(
     tiny_llama: Any, text: TrainingText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(LpstepsError, match=r"needs the package peft; install it with: pip install"):
+    with pytest.raises(
+        LpstepsError, match=r"needs the package peft; install it with: pip install -e '\.\[lora\]'$"
+    ):
         lora.healed_weights(tiny_llama, PLAN, text, lora.Params(), seed=0)
 
 
