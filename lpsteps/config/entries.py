@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -47,12 +47,20 @@ RelativePath = Annotated[str, AfterValidator(_stays_below)]
 """A file below a folder."""
 
 
+Key = TypeVar("Key", bound=str)
+Value = TypeVar("Value")
+
+
 def _in_order(entries: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(entries.items()))
 
 
-Parameters = Annotated[dict[str, Any], AfterValidator(_in_order)]
-"""Parameters of a method. Snakemake would take another order of them for a change."""
+Ordered = Annotated[dict[Key, Value], AfterValidator(_in_order)]
+"""A mapping that settings of a step hold: Snakemake would take another order of it for a change."""
+
+
+Parameters = Ordered[str, Any]
+"""Parameters of a method."""
 
 
 class Section(BaseModel):

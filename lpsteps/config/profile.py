@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from lpsteps.config.definitions import Definitions
-from lpsteps.config.entries import GenericResource, Name, Positive, Section
+from lpsteps.config.entries import GenericResource, Name, Ordered, Positive, Section
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.evaluation.benchmark import Benchmark
 from lpsteps.report.definitions import TableDefinition
@@ -18,7 +18,7 @@ class Suite(Section):
     """Benchmarks that one job scores together."""
 
     protocol: Literal["perplexity", "harness"] = Field(description="How the benchmarks are scored")
-    benchmarks: dict[Name, Positive | None] = Field(
+    benchmarks: Ordered[Name, Positive | None] = Field(
         description="Benchmark -> number of windows or documents to score, null for all of them"
     )
     add_bos: bool | None = Field(
@@ -26,12 +26,6 @@ class Suite(Section):
         description="Put the BOS token in front of every question; null: as the model's entry "
         "says. Running text follows that entry always",
     )
-
-    @field_validator("benchmarks")
-    @classmethod
-    def _in_order(cls, benchmarks: dict[str, int | None]) -> dict[str, int | None]:
-        # Snakemake would take another order of them for a change.
-        return dict(sorted(benchmarks.items()))
 
     @field_validator("add_bos")
     @classmethod

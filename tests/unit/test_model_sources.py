@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 import yaml
 
 from lpsteps import jobs
-from lpsteps.config import Config, dataset_origin, load_config, read_config
+from lpsteps.config import Config, Definitions, dataset_origin, load_config, read_config
+from lpsteps.data.checkpoints import take_local_model
 from lpsteps.errors import LpstepsError
 
 REPO = "meta-llama/Llama-2-7b-hf"
@@ -47,6 +50,39 @@ def test_a_folder_below_model_root_is_taken_first(tmp_path: Path, name: str) -> 
     # The commit of a folder is not known.
     assert (facts["source"], facts["revision"]) == (REPO, None)
     assert jobs.fetch_model_spec(config, "llama-2-13b")["source"]["kind"] == "hub"
+
+
+def test_the_files_of_a_folder_are_those_that_are_taken_over(tmp_path: Path) -> None:
+    """Neither an edit of a second copy of the weights nor of code that may not run makes anything."""
+    folder = _save(tmp_path / "models" / REPO)
+    for name in ("consolidated.safetensors", "modeling.py", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    config = paper(model_root=str(tmp_path / "models"))
+    taken = tmp_path / "taken"
+    for trusted in (False, True):
+        model = config.definitions.models["llama-2-7b"].model_copy(
+            update={"trust_remote_code": trusted}
+        )
+        models = config.definitions.models | {"llama-2-7b": model}
+        definitions = config.definitions.model_copy(update={"models": models})
+        config = config.model_copy(update={"definitions": definitions})
+        taken.mkdir()
+        take_local_model(folder, taken, trusted)
+        declared = [Path(path).name for path in jobs.local_model_files(config, "llama-2-7b")]
+        assert declared == sorted(path.name for path in taken.iterdir())
+        assert ("modeling.py" in declared) == trusted
+        shutil.rmtree(taken)
+
+
+def test_a_folder_with_a_shard_missing_is_planned(tmp_path: Path) -> None:
+    """The step tells what is missing, in one line."""
+    folder = _save(tmp_path / REPO)
+    (folder / "model.safetensors").rename(folder / "model-2.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1"}}')
+    config = paper(model_root=str(tmp_path))
+    assert jobs.local_model_files(config, "llama-2-7b") == []
+    with pytest.raises(LpstepsError, match=r"model-1: missing, but in model\.safetensors\.index"):
+        take_local_model(folder, tmp_path, False)
 
 
 def test_the_folder_of_the_repository_comes_before_that_of_the_entry(tmp_path: Path) -> None:
@@ -190,3 +226,40 @@ def test_a_stated_vocabulary_reaches_the_tables() -> None:
         # An embedding and a head of its own, and the final norm, are all that is outside layers.
         outside = model.parameters - model.n_layers * model.layer_parameters
         assert outside == (2 * model.vocabulary + 1) * model.hidden_size, name
+
+
+def test_another_order_of_files_and_shares_is_no_other_setting() -> None:
+    """Snakemake compares settings as they are written, so the order is one of ours."""
+    config = paper()
+    definitions = config.definitions.model_dump(mode="json")
+    archive, corpus, dataset = "order", "order", "order"
+    definitions["archives"][archive] = next(iter(definitions["archives"].values())) | {
+        "member_sha256": {"b": "0" * 64, "a": "1" * 64}
+    }
+    definitions["corpora"][corpus] = definitions["corpora"]["wikipedia"] | {"dataset": dataset}
+    definitions["datasets"][dataset] = {
+        "title": "Ordered",
+        "columns": ["text"],
+        "hub": {"repo": "a/b", "revision": "0" * 40, "files": {"b": "b.txt", "a": "a.txt"}},
+    }
+
+    def settings(turned: bool) -> str:
+        content = copy.deepcopy(definitions)
+        if turned:
+            for place, key in (
+                (content["archives"][archive], "member_sha256"),
+                (content["corpora"][corpus], "partitions"),
+                (content["datasets"][dataset]["hub"], "files"),
+            ):
+                assert len(place[key]) > 1
+                place[key] = dict(reversed(place[key].items()))
+        read = config.model_copy(update={"definitions": Definitions.model_validate(content)})
+        specs = [
+            jobs.archive_spec(read, archive),
+            jobs.tokenize_corpus_spec(read, "llama-2-7b", corpus, "test"),
+            jobs.fetch_data_spec(read, dataset),
+        ]
+        return repr(specs)
+
+    assert "b.txt" in settings(False)
+    assert settings(False) == settings(True)

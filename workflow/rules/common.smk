@@ -140,7 +140,7 @@ MODEL = "resources/models/{model}/manifest.json"
 
 def alternatives(names):
     """A pattern that matches these names and no other."""
-    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
+    return "|".join(re.escape(name) for name in sorted({*names})) or "(?!)"
 
 
 def options(files, *names):
@@ -303,7 +303,11 @@ wildcard_constraints:
     model=alternatives(CONFIG.definitions.models),
     dataset=alternatives(CONFIG.definitions.datasets),
     corpus=alternatives(CONFIG.definitions.corpora),
-    split=r"[A-Za-z0-9_-]+",
+    split=alternatives(
+        name
+        for corpus in CONFIG.definitions.corpora.values()
+        for name in corpus.partitions
+    ),
     calibration=alternatives(CONFIG.definitions.calibrations),
     selection=alternatives(CONFIG.definitions.selections),
     n=r"\d+",
