@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import Basis
 from lpsteps.models.boundaries import watching_boundaries
+from lpsteps.models.excluded_tokens import check_exclude_first
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.overflow import overflow_error
 from lpsteps.statistics import IDENTITY, Array, SampleStatistics
@@ -89,8 +90,7 @@ def stream_statistics(
             its square is not finite.
     """
     length = windows.shape[1]
-    if not 0 <= exclude_first < length:
-        raise LpstepsError(f"exclude_first: {exclude_first}: must lie in 0 to {length - 1}")
+    check_exclude_first(exclude_first, length)
     vocabulary = model.config.vocab_size
     if windows.size and not 0 <= windows.min() <= windows.max() < vocabulary:
         raise LpstepsError(

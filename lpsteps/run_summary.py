@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lpsteps.runtime import job_seconds, readable_duration
+from lpsteps.wording import counted
 
 PAGE = Path("reports/tables.html")
 LAST_LINES = 8
@@ -44,10 +45,6 @@ class Graph(Protocol):
     jobs: Iterable[Job]
     finished_jobs: Iterable[Job]
     targetfiles: Iterable[str]
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _with_output(jobs: Iterable[Job]) -> list[Job]:
@@ -103,8 +100,8 @@ def after_success(graph: Graph) -> str:
     """
     ran = _with_output(graph.finished_jobs)
     kept = len(_with_output(graph.jobs)) - len(ran)
-    reused = f"Reused: the results of {_counted(kept, 'job')}" if kept else "Reused: nothing"
-    return f"Ran {_counted(len(ran), 'job')}: {_rules(ran)}\n{reused}\n{_place(graph)}"
+    reused = f"Reused: the results of {counted(kept, 'job')}" if kept else "Reused: nothing"
+    return f"Ran {counted(len(ran), 'job')}: {_rules(ran)}\n{reused}\n{_place(graph)}"
 
 
 def _last_lines(log: Path) -> list[str]:
@@ -154,5 +151,5 @@ def after_failure(graph: Graph, failed: Iterable[Job], logs_shown: bool) -> str:
     if not lines:
         return ""
     finished = len(_with_output(graph.finished_jobs))
-    kept = f"{_counted(finished, 'job')} finished and will not run again. " if finished else ""
+    kept = f"{counted(finished, 'job')} finished and will not run again. " if finished else ""
     return "\n".join([*lines, f"{kept}The same command continues from here."])

@@ -16,6 +16,7 @@ from lpsteps.errors import LpstepsError
 from lpsteps.run_summary import MOST_NAMED
 from lpsteps.runtime import job_seconds, readable_duration
 from lpsteps.staleness import Cause, causes, differences
+from lpsteps.wording import counted
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,7 @@ def lines(status: Status) -> Iterator[str]:
         yield ""
         yield from _reasons(status.pending)
     else:
-        noun = "job" if current == 1 else "jobs"
-        yield f"{targets}: up to date, {current} {noun}"
+        yield f"{targets}: up to date, {counted(current, 'job')}"
     if status.doubtful:
         yield ""
         yield (

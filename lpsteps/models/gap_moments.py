@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from lpsteps.calibration_text import heldout_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
+from lpsteps.models.excluded_tokens import check_exclude_first
 from lpsteps.models.gap_pass import run_until
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.overflow import overflow_error
@@ -332,8 +333,7 @@ def _fit_and_heldout(
     """
     count, length = windows.shape
     heldout = heldout_windows(count)
-    if not 0 <= exclude_first < length:
-        raise LpstepsError(f"exclude_first: {exclude_first}: must lie in 0 to {length - 1}")
+    check_exclude_first(exclude_first, length)
     parts: list[list[Moments]] = []
     for name, part in (("moments", windows[:-heldout]), ("held-out", windows[-heldout:])):
         for first in track(range(0, len(part), batch), name):

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lpsteps.calibration import Rotation
-from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import Basis
+from lpsteps.models.excluded_tokens import check_exclude_first
 from lpsteps.models.gap_pass import read_gap
 from lpsteps.models.overflow import overflow_error
 from lpsteps.progress import track
@@ -48,9 +48,7 @@ def measure_token_scales(
     Raises:
         LpstepsError: No token is left, or an activation is not finite.
     """
-    length = windows.shape[1]
-    if not 0 <= exclude_first < length:
-        raise LpstepsError(f"exclude_first: {exclude_first}: must lie in 0 to {length - 1}")
+    check_exclude_first(exclude_first, windows.shape[1])
     rotation = Rotation(basis, model.device)
     nothing = Ratios.of(np.empty(0))
     found = {name: TokenScales(nothing, nothing) for name in (IDENTITY, basis_kind)}

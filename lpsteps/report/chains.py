@@ -8,13 +8,14 @@ stand together. What chains have in common is stored once.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any
 
 from lpsteps.artifacts import canonical_json
 from lpsteps.report.formats import format_bytes
+from lpsteps.report.numbering import Numbered
 
 Artifacts = Mapping[str, Mapping[str, Any]]
 
@@ -25,21 +26,6 @@ class _Group:
 
     readers: tuple[int, ...]
     paths: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Interned:
-    """Numbers entries in the order in which they are first asked for."""
-
-    entries: list[Any] = field(default_factory=list)
-    numbers: dict[Hashable, int] = field(default_factory=dict)
-
-    def number(self, key: Hashable, entry: Any) -> int:
-        """Return the number of a key, and keep its entry the first time."""
-        if key not in self.numbers:
-            self.numbers[key] = len(self.entries)
-            self.entries.append(entry)
-        return self.numbers[key]
 
 
 def lineage_chains(
@@ -61,7 +47,7 @@ def lineage_chains(
         reads from although they stand elsewhere.
     """
     makers = {path: _maker(path, facts) for path, facts in artifacts.items()}
-    files, nodes, chains = _Interned(), _Interned(), _Interned()
+    files, nodes, chains = Numbered(), Numbered(), Numbered()
 
     def file_number(path: str) -> int:
         facts = artifacts[path]
@@ -135,7 +121,7 @@ def _groups(root: str, artifacts: Artifacts, makers: Mapping[str, str]) -> list[
             readers.setdefault(makers[source], set()).add(makers[path])
     # Sorted, because the order in which equals come out follows the order in which they go in.
     graph = {maker: sorted(readers.get(maker, ())) for maker in sorted(outputs)}
-    groups = _Interned()
+    groups = Numbered()
     group_of: dict[str, int] = {}
     for maker in TopologicalSorter(graph).static_order():
         rule = artifacts[outputs[maker][0]].get("rule")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from lpsteps.artifacts import canonical_json
 from lpsteps.repeating import profile_option
 from lpsteps.report.chains import lineage_chains
 from lpsteps.report.figure_data import figure_csv
+from lpsteps.report.numbering import Numbered
 
 _PLAIN = (
     "text",
@@ -31,22 +30,6 @@ _PLAIN = (
 _SENTENCES = ("reason", "note", "published_note", "unjudged")
 _VERSUS = ("versus_best", "versus_unrepaired")
 USUAL_POINTER = "/value"
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """Numbers things in the order in which they are first asked for."""
-
-    things: list[Any] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def number(self, thing: Any) -> int:
-        """Return the number of a thing, the same for an equal one."""
-        key = canonical_json(thing)
-        if key not in self.numbers:
-            self.numbers[key] = len(self.things)
-            self.things.append(thing)
-        return self.numbers[key]
 
 
 def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +49,7 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
         files behind the numbers, see :func:`lpsteps.report.chains.lineage_chains`.
         ``profile_option``: how a command names the profile.
     """
-    texts, models, sources, variants, settings = (_Numbered() for _ in range(5))
+    texts, models, sources, variants, settings = (Numbered() for _ in range(5))
     rows: list[dict[str, Any]] = []
     places: dict[str, int] = {}
     for table in payload["tables"]:
@@ -78,7 +61,7 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
                 key = named.rpartition("/")[0]
                 places[key] = len(rows)
                 group = {"group": row["group"]} if row["group"] else {}
-                model = models.number(section["title"])
+                model = models.number_of(section["title"])
                 rows.append({"key": key, "label": row["label"], **group, "model": model})
     cells: list[dict[str, Any]] = [{} for _ in rows]
     for cell in payload["cells"]:
@@ -92,21 +75,21 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
             entry["limited"] = True
         for name in _SENTENCES:
             if cell[name]:
-                entry[name] = texts.number(cell[name])
+                entry[name] = texts.number_of(cell[name])
         difference = difference_text(cell)
         if difference is not None:
             entry["difference"] = difference
         if cell["verdict"]:
-            entry["verdict"] = [cell["verdict"]["word"], texts.number(cell["verdict"]["rule"])]
+            entry["verdict"] = [cell["verdict"]["word"], texts.number_of(cell["verdict"]["rule"])]
         if cell["mark"]:
             entry["mark"] = cell["mark"]
         if cell["source"]:
             pointer = cell["source"]["pointer"]
-            source = sources.number([cell["source"]["path"], cell["source"]["sha256"]])
+            source = sources.number_of([cell["source"]["path"], cell["source"]["sha256"]])
             entry["source"] = [source, *([pointer] if pointer != USUAL_POINTER else [])]
         if cell["variant"] is not None:
             folder = cell["variant"]
-            entry["variant"] = variants.number({"folder": folder, **payload["variants"][folder]})
+            entry["variant"] = variants.number_of({"folder": folder, **payload["variants"][folder]})
         if cell["parts"]:
             entry["parts"] = [_part(part, key, places) for part in cell["parts"]]
         if cell["comparisons"]:
@@ -124,7 +107,7 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
                 other_key, _, other_column = versus["cell"].rpartition("/")
                 entry[name] = [
                     places[other_key],
-                    texts.number(versus["label"]),
+                    texts.number_of(versus["label"]),
                     versus["text"],
                     versus["test"],
                     versus["told_apart"],
@@ -132,26 +115,26 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
                 ]
         cells[places[key]][column] = entry
     scores = payload["scores"]
-    roots = {path for path, _ in sources.things}
+    roots = {path for path, _ in sources.entries}
     # A score file states its settings itself.
     lineage = lineage_chains(payload["artifacts"], roots, roots - scores.keys())
     files = {file["path"]: number for number, file in enumerate(lineage["files"])}
     described = [
         {
             **({"file": files[path]} if path in files else {"path": path, "sha256": digest}),
-            **({"settings": settings.number(scores[path])} if path in scores else {}),
+            **({"settings": settings.number_of(scores[path])} if path in scores else {}),
         }
-        for path, digest in sources.things
+        for path, digest in sources.entries
     ]
     return {
         "columns": {table["id"]: _columns(table) for table in payload["tables"]},
-        "models": models.things,
+        "models": models.entries,
         "rows": rows,
         "cells": cells,
-        "texts": texts.things,
+        "texts": texts.entries,
         "sources": described,
-        "variants": variants.things,
-        "settings": settings.things,
+        "variants": variants.entries,
+        "settings": settings.entries,
         "figures": {
             figure["id"]: figure_csv(payload, figure["id"]) for figure in payload["figures"]
         },

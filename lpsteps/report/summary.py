@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpsteps.report.verdicts import WORDS
+from lpsteps.wording import counted
 
 SIGNS = {
     "reproduced": "=",
@@ -67,11 +68,9 @@ def table_line(summary: Mapping[str, Any]) -> str:
 def _beside(summary: Mapping[str, Any]) -> str:
     if summary["counterparts"]:
         verb = "stands" if summary["counterparts"] == 1 else "stand"
-        return (
-            f"{_counted(summary['counterparts'], 'measured cell')} {verb} beside a printed value."
-        )
+        return f"{counted(summary['counterparts'], 'measured cell')} {verb} beside a printed value."
     if summary["printed_only"]:
-        printed = _counted(summary["printed_only"], "cell")
+        printed = counted(summary["printed_only"], "cell")
         return f"{printed} with a printed value, none of them measured."
     return "The paper prints no number for what this run measures."
 
@@ -87,10 +86,6 @@ def _comparisons(comparisons: Mapping[str, Mapping[str, int]]) -> str:
         if (found := comparisons[name])["made"]
     ]
     return " ".join(sentences)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _pairs(reasons: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, str], ...]:
