@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-_BLOCK = 1 << 20
-
 GENERATED_FOLDERS = ("resources", "results")
 """Folders with what a run makes, beside its reports."""
 

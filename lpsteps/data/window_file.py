@@ -31,29 +31,23 @@ def read_windows(path: Path) -> npt.NDArray[np.int64]:
     return np.asarray(windows, dtype=np.int64)
 
 
-def first_windows(
-    path: Path, count: int | None, length: int | None = None
-) -> npt.NDArray[np.int64]:
-    """Read the first windows of a file, or the first tokens of each.
+def first_windows(path: Path, count: int | None) -> npt.NDArray[np.int64]:
+    """Read the first windows of a file.
 
     Args:
         path: The file.
         count: Windows wanted; all when None.
-        length: Tokens to keep of each; all when None.
 
     Returns:
         Token ids ``[count, length]``.
 
     Raises:
-        LpstepsError: There are fewer windows, or shorter ones, than asked for.
+        LpstepsError: There are fewer windows than asked for.
     """
     windows = read_windows(path)
-    available, tokens = windows.shape
-    if count is not None and available < count:
+    if count is not None and len(windows) < count:
         raise LpstepsError(
-            f"{path}: has {available} windows, but windows: {count} are asked for; ask for fewer "
-            "or take a larger corpus split"
+            f"{path}: has {len(windows)} windows, but windows: {count} are asked for; ask for "
+            "fewer or take a larger corpus split"
         )
-    if length is not None and length > tokens:
-        raise LpstepsError(f"{path}: length: {length}: its windows have only {tokens} tokens")
-    return windows[:count, :length]
+    return windows[:count]

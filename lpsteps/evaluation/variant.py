@@ -31,7 +31,6 @@ class VariantSpec(BaseModel):
         variant: Path of the variant below `results/{model}`: its lineage.
         seed: For whatever a protocol draws.
         batch_tokens: Most tokens in one forward pass.
-        modules: Modules, besides the step's own, that the result depends on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +39,6 @@ class VariantSpec(BaseModel):
     variant: str
     seed: int = 0
     batch_tokens: int = Field(ge=1)
-    modules: list[str] = Field(default_factory=list)
 
 
 def add_variant_arguments(parser: ArgumentParser) -> None:

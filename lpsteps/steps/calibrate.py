@@ -31,7 +31,6 @@ class CalibrationSettings(BaseModel):
 
     Attributes:
         windows: How many windows to use, the first ones of the file.
-        length: Tokens to keep of each window; all when None.
         exclude_first: Tokens at the start of each window that are left out of the means.
         batch: Windows per forward pass.
         basis: The rotated basis.
@@ -40,7 +39,6 @@ class CalibrationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     windows: int = Field(default=16, ge=1)
-    length: int | None = Field(default=None, ge=2)
     exclude_first: int = Field(default=0, ge=0)
     batch: int = Field(default=1, ge=1)
     basis: BasisKind = "hadamard"
@@ -56,7 +54,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(step: StepRun, arguments: Namespace) -> None:
     settings = validated(CalibrationSettings, step.spec, "--spec")
     threads = configure_torch()
-    windows = first_windows(step.read(arguments.windows), settings.windows, settings.length)
+    windows = first_windows(step.read(arguments.windows), settings.windows)
     compute = read_compute(step.read(arguments.compute))
     step.read_manifest(arguments.model)
     model_folder = arguments.model.parent

@@ -13,6 +13,7 @@ from lpsteps.artifacts import file_manifest, read_json, write_json
 from lpsteps.data.archives import archive_members
 from lpsteps.data.checkpoints import ExpectedModel, check_model, messages_about
 from lpsteps.data.specs import Spec
+from lpsteps.errors import LpstepsError
 from lpsteps.models.convert import convert_gguf
 from lpsteps.program import StepRun, run_step
 from lpsteps.progress import elapsed
@@ -42,7 +43,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(step: StepRun, arguments: Namespace) -> None:
     spec = validated(ConversionSpec, step.spec, "--spec")
     archive = read_json(step.read(arguments.archive))
-    (gguf,) = archive_members(arguments.archive.parent, archive["files"], spec.file)
+    members = archive_members(arguments.archive.parent, archive["files"], spec.file)
+    if len(members) > 1:
+        raise LpstepsError(
+            f"--spec: file: {spec.file}: {len(members)} members of the archive match; name one"
+        )
+    [gguf] = members
     folder = step.write_folder(arguments.manifest)
     with elapsed(f"converting {gguf.name}"):
         convert_gguf(step.read(gguf), folder)

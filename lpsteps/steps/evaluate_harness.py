@@ -14,7 +14,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, PositiveInt
 
@@ -44,7 +44,6 @@ class HarnessSpec(VariantSpec):
         add_bos: Whether every context starts with the beginning-of-sequence token.
     """
 
-    protocol: Literal["harness"] = "harness"
     benchmarks: dict[str, HarnessSettings] = Field(min_length=1)
     limits: dict[str, PositiveInt | None] = Field(default_factory=dict)
     add_bos: bool

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -43,7 +42,6 @@ class PerplexitySpec(VariantSpec):
             when it is not named or None.
     """
 
-    protocol: Literal["perplexity"] = "perplexity"
     benchmarks: dict[str, PerplexitySettings] = Field(min_length=1)
     windows: dict[str, PositiveInt | None] = Field(default_factory=dict)
 

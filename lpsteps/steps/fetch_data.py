@@ -80,10 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    # The value may be left out, so that one command line serves datasets with and without archive.
-    parser.add_argument(
-        "--archive", type=Path, nargs="?", help="manifest of the archive that splits come from"
-    )
+    parser.add_argument("--archive", type=Path, help="manifest of the archive of the splits")
     parser.add_argument(
         "--manifest", type=Path, required=True, help="output; the splits are put beside it"
     )

@@ -126,12 +126,14 @@ def _expected(model: Any) -> dict[str, int]:
     }
 
 
-def _run(root: Path, expected: dict[str, int], output: str = "model") -> int:
+def _run(
+    root: Path, expected: dict[str, int], output: str = "model", file: str = "tiny.gguf"
+) -> int:
     archive = root / "archive"
     wheel = {"filename": "w.whl", "sha256": "0" * 64}
-    manifest = {"wheel": wheel, **file_manifest(archive, ["tiny.gguf"])}
-    write_json(archive / "manifest.json", manifest)
-    spec = {"format": "gguf", "file": "tiny.gguf", "expected": expected}
+    names = [path.name for path in archive.glob("*.gguf")]
+    write_json(archive / "manifest.json", {"wheel": wheel, **file_manifest(archive, names)})
+    spec = {"format": "gguf", "file": file, "expected": expected}
     arguments = ["--archive", str(archive / "manifest.json"), "--spec", json.dumps(spec)]
     arguments += ["--manifest", str(root / output / "manifest.json")]
     return convert_model.main([*arguments, "--log", str(root / "log")])
@@ -144,6 +146,18 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     model = _write_gguf(root / "archive" / "tiny.gguf")
     assert _run(root, _expected(model)) == 0
     return root, model
+
+
+def test_a_pattern_for_two_files_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "archive").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "archive" / f"{name}.gguf").write_bytes(b"GGUF")
+    sizes = dict.fromkeys(("n_layers", "hidden_size", "parameters", "layer_parameters"), 1)
+    assert _run(tmp_path, sizes, file="*.gguf") == 1
+    error = capsys.readouterr().err
+    assert "--spec: file: *.gguf: 2 members of the archive match; name one" in error
 
 
 def test_the_converted_model_computes_the_same(converted: tuple[Path, Any]) -> None:

@@ -103,19 +103,6 @@ def test_the_record_names_the_members_that_were_read(tmp_path: Path, archive: Pa
     assert inputs == {archive, archive.parent / "tiny/1/data.arrow"}
 
 
-def test_an_archive_option_without_value_is_no_archive(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("a\n")
-    spec = {
-        "dataset": "t",
-        "columns": ["text"],
-        "splits": {"test": {"path": str(tmp_path / "x.txt")}},
-    }
-    manifest = str(tmp_path / "data" / "manifest.json")
-    arguments = ["--archive", "--manifest", manifest, "--spec", json.dumps(spec)]
-    assert fetch_data.main(arguments) == 0
-    assert pq.read_table(tmp_path / "data/test.parquet").to_pylist() == [{"text": "a"}]
-
-
 def test_a_changed_member_is_not_used(
     tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
