@@ -11,7 +11,12 @@ from lpsteps.report.cells import Cell, Source
 from lpsteps.report.cost_notes import cost_note, distilled_note
 from lpsteps.report.costs import stored_target_bytes
 from lpsteps.report.definitions import Column, Row
-from lpsteps.report.evidence import DistillationFacts
+from lpsteps.report.evidence import (
+    DistillationFacts,
+    ModelFacts,
+    PatchFacts,
+    RecoveryFacts,
+)
 from lpsteps.report.formats import format_bytes, format_count, format_foldable, format_training
 from lpsteps.report.row_evidence import RowEvidence
 
@@ -35,19 +40,8 @@ def cost_cell(behind: RowEvidence, blank: Cell, row: Row, column: Column, varian
         return replace(blank, reason="there is no patch manifest")
     recovery = behind.spec.recovery(row.recovery, row.calibration)
     assert recovery is not None  # Or the row would have a problem.
-    distilled = recovery.distillation
     facts = behind.spec.models[blank.model]
-    pointer, value = {
-        "parameters_added": ("/parameters", patch.content.parameters),
-        "flops_added": ("/tensors", patch.content.flops(facts.hidden_size)),
-        "foldable": ("/foldable", patch.content.foldable),
-        "trained": ("/recovery", bool(recovery.training or recovery.distillation)),
-        "calibration_tokens": ("/recovery", recovery.calibration_tokens or 0),
-        "distilled_windows": ("/recovery", 0),
-        "distilled_tokens": ("/recovery", 0),
-        "target_storage": ("/recovery", 0),
-        "top_k": ("/recovery", (distilled.top_k if distilled else None) or 0),
-    }[column.kind]
+    pointer, value = _cost(column, patch.content, facts, recovery)
     return replace(
         blank,
         status="measured",
@@ -56,6 +50,35 @@ def cost_cell(behind: RowEvidence, blank: Cell, row: Row, column: Column, varian
         source=Source(patch.path, pointer, patch.sha256),
         note=cost_note(column, patch.content, facts, recovery),
     )
+
+
+def _cost(
+    column: Column, patch: PatchFacts, model: ModelFacts, recovery: RecoveryFacts
+) -> tuple[str, bool | int]:
+    """Return where in the patch manifest a cost, or the name of what has it, stands; and the cost.
+
+    Args:
+        column: What is asked for.
+        patch: The patch manifest.
+        model: The dense model.
+        recovery: The recovery that built the patch.
+    """
+    match column.kind:
+        case "parameters_added":
+            return "/parameters", patch.parameters
+        case "flops_added":
+            return "/tensors", patch.flops(model.hidden_size)
+        case "foldable":
+            return "/foldable", patch.foldable
+        case "trained":
+            return "/recovery", bool(recovery.training or recovery.distillation)
+        case "calibration_tokens":
+            return "/recovery", recovery.calibration_tokens or 0
+        case "top_k":
+            distilled = recovery.distillation
+            return "/recovery", (distilled.top_k or 0) if distilled else 0
+        case _:  # One of DISTILLED, of a row that is not distilled.
+            return "/recovery", 0
 
 
 def distilled_cell(
@@ -70,12 +93,15 @@ def distilled_cell(
     untied, tied = behind.spec.models[blank.model].vocabularies
     if column.kind == "target_storage" and bytes_per_target(untied) != bytes_per_target(tied):
         return replace(blank, reason="the sizes of the model leave open how many tokens it has")
-    value = {
-        "distilled_windows": read // facts.length,
-        "distilled_tokens": sourced.content.tokens,
-        "calibration_tokens": read,
-        "target_storage": stored_target_bytes(read, facts.top_k or 0, tied),
-    }[column.kind]
+    match column.kind:
+        case "distilled_windows":
+            value = read // facts.length
+        case "distilled_tokens":
+            value = sourced.content.tokens
+        case "target_storage":
+            value = stored_target_bytes(read, facts.top_k or 0, tied)
+        case _:  # calibration_tokens
+            value = read
     return replace(
         blank,
         status="measured",

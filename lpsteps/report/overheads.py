@@ -9,11 +9,11 @@ from lpsteps.overheads.measurements import (
     OperationFacts,
     OperationName,
     Overheads,
-    Spread,
     StorageFacts,
     StorageName,
 )
 from lpsteps.report.formats import THIN_SPACE, format_bytes, format_count, format_digits
+from lpsteps.wording import counted
 
 _MACHINE = "a time of another machine, batch and length than the paper's"
 UNJUDGED = {
@@ -84,15 +84,20 @@ def _operation_fact(
         case "overhead_size_ratio":
             ratio = facts.relative.parameters
             return OverheadFact(ratio, _times(ratio), f"{pointer}/relative/parameters", "counted")
-    phase = "prefill" if "prefill" in kind else "decode"
+        case "overhead_prefill":
+            spread, phase, place = facts.prefill_ms, "prefill", "prefill_ms"
+        case "overhead_decode":
+            spread, phase, place = facts.decode_ms, "decode", "decode_ms"
+        case "overhead_prefill_ratio":
+            spread, phase, place = facts.relative.prefill, "prefill", "relative/prefill"
+        case _:  # overhead_decode_ratio
+            spread, phase, place = facts.relative.decode, "decode", "relative/decode"
     is_ratio = kind.endswith("_ratio")
-    spread: Spread = getattr(facts.relative if is_ratio else facts, phase + "_ms" * (not is_ratio))
-    place = f"{pointer}/relative/{phase}" if is_ratio else f"{pointer}/{phase}_ms"
     quartiles = f"quartiles {format_digits(spread.low)} and {format_digits(spread.high)}"
     return OverheadFact(
         spread.median,
         _times(spread.median) if is_ratio else format_digits(spread.median),
-        f"{place}/median",
+        f"{pointer}/{place}/median",
         f"median of {conditions.repetitions[phase]} turns, {quartiles}; {_setting(conditions)}",
     )
 
@@ -105,8 +110,8 @@ def _setting(conditions: Conditions) -> str:
     machine = conditions.machine
     on_gpu = conditions.device == "cuda"
     where = machine.get("gpu") if on_gpu else machine.get("processor")
-    threads = "" if on_gpu else f", {conditions.threads} thread{'s' * (conditions.threads > 1)}"
-    windows = f"{conditions.batch} window{'s' * (conditions.batch > 1)}"
+    threads = "" if on_gpu else f", {counted(conditions.threads, 'thread')}"
+    windows = counted(conditions.batch, "window")
     return (
         f"{windows} of {format_count(conditions.length)} tokens, {conditions.dtype}, "
         f"{where}{threads}, layer {conditions.layer}"

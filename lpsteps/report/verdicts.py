@@ -245,14 +245,14 @@ def summarise(cells: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "printed_only": sum(cell["published_text"] is not None for cell in missing),
         "reasons": _counted([root_reason(cell["reason"]) for cell in missing]),
         "comparisons": {
-            name: {
-                "made": len(found),
-                "told_apart": sum(versus["told_apart"] for versus in found),
-            }
+            name: _comparisons([cell[name] for cell in measured if cell[name]])
             for name in ("versus_best", "versus_unrepaired")
-            if (found := [cell[name] for cell in measured if cell[name]]) is not None
         },
     }
+
+
+def _comparisons(made: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {"made": len(made), "told_apart": sum(versus["told_apart"] for versus in made)}
 
 
 def _counted(reasons: Sequence[str]) -> list[dict[str, Any]]:
