@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,5 +28,5 @@ def build(manifest: Path, configfiles: Sequence[Path], cores: str) -> None:
     arguments = ["--cores", cores, *profile, "--", str(manifest)]
     run = subprocess.run([sys.executable, "-m", "snakemake", *arguments], check=False)
     if run.returncode != 0:
-        command = " ".join(["snakemake", *arguments])
+        command = shlex.join(["snakemake", *arguments])
         raise LpstepsError(f"{manifest}: not built, see above; the command was `{command}`")

@@ -94,3 +94,13 @@ def test_snakemake_gets_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command[3:] == [
         *("--cores", "2", "--configfile", "a.yaml", "b.yaml", "--", "m/manifest.json")
     ]
+
+
+@pytest.mark.usefixtures("project")
+def test_the_command_of_a_failed_run_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: SimpleNamespace(returncode=1))
+    Path("Snakefile").touch()
+    with pytest.raises(
+        LpstepsError, match=r"`snakemake .* --configfile 'my own\.yaml' -- m\.json`"
+    ):
+        build(Path("m.json"), [Path("my own.yaml")], "2")
