@@ -230,6 +230,11 @@ class TrainingText(Section):
         default=None,
         description="Windows of `fit` for distillations that state no number; null for all",
     )
+    printed: bool = Field(
+        default=False,
+        description="Whether the paper's rows are trained on this text; numbers on other text get "
+        "no verdict",
+    )
 
     @property
     def available(self) -> int | None:

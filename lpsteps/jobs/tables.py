@@ -28,7 +28,12 @@ from lpsteps.jobs.shown_variants import (
     variants,
 )
 from lpsteps.jobs.sources import model_origin, shape
-from lpsteps.jobs.text import is_printed_calibration, training_length, training_text
+from lpsteps.jobs.text import (
+    is_printed_calibration,
+    is_printed_training_text,
+    training_length,
+    training_text,
+)
 from lpsteps.jobs.widths import width_unsuited
 from lpsteps.report.definitions import NO_RECOVERY
 from lpsteps.training import TrainingParams
@@ -95,6 +100,7 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
         "profile": config.source,
         "calibration": profile.calibration,
         "printed_calibration": is_printed_calibration(config, profile.calibration),
+        "printed_training_text": is_printed_training_text(config),
         "tables": {
             table: {model: list(counts) for model, counts in row.items()}
             for table, row in profile.tables.items()

@@ -106,6 +106,16 @@ def training_text(config: Config) -> TrainingText:
     return config.definitions.training_texts[config.profile.training_text]
 
 
+def is_printed_training_text(config: Config) -> bool:
+    """Whether the paper's distilled rows are trained on the profile's text.
+
+    True in a profile without one, which shows no such row.
+    """
+    if config.profile.training_text is None:
+        return True
+    return training_text(config).printed and training_length(config) == WINDOW_LENGTH
+
+
 def training_length(config: Config) -> int:
     """Return the tokens of each window of the training text."""
     corpus = config.definitions.corpora[training_text(config).fit[0].corpus]

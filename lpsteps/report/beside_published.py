@@ -26,7 +26,7 @@ def beside_published(
         cell: The measured or missing cell.
         column: Its column.
         printed: The printed cell of the same configuration, if any.
-        trained: On how much text the row was distilled, None if it was not.
+        trained: On which and how much text the row was distilled, None if it was not.
         other_quantity: Why the number is another quantity than the printed one, None if it is not.
     """
     if trained is not None:
@@ -56,11 +56,11 @@ def beside_published(
     if column.kind in UNJUDGED:
         return replace(beside, unjudged=UNJUDGED[column.kind])
     # A mean over fewer benchmarks than the printed one is another quantity, and so is what
-    # training on more or less text gives.
+    # training on other text, or on more or less of it, gives.
     if cell.benchmarks_used != cell.benchmarks_wanted:
         return replace(beside, unjudged="over fewer benchmarks than the printed value")
-    if trained is not None and not trained.as_printed:
-        return replace(beside, unjudged="trained on another amount of text than the paper's row")
+    if trained is not None and trained.otherwise is not None:
+        return replace(beside, unjudged=trained.otherwise)
     beside = replace(beside, difference=cell.value - printed.value)
     if cell.n_pruned == 0 and column.kind in ("ratio", "retained"):
         return replace(beside, unjudged="holds by definition")

@@ -94,8 +94,9 @@ class RowEvidence:
         if facts is None:
             return None
         sourced = self.curve(row, model, n)
+        printed = (row.printed_tokens, self.spec.printed_training_text)
         if sourced is None:
-            return TrainingAmount("how long it was trained is not known", None, row.printed_tokens)
+            return TrainingAmount("how long it was trained is not known", None, *printed)
         curve = sourced.content
         windows = curve.first_pass // facts.length
         kept, _ = curve.kept
@@ -103,7 +104,7 @@ class RowEvidence:
             f"distilled on {format_count(curve.tokens)} tokens, {format_count(windows)} windows of "
             f"{format_count(facts.length)}; the state after {format_count(kept)} is kept"
         )
-        return TrainingAmount(note, (curve.tokens, curve.first_pass), row.printed_tokens)
+        return TrainingAmount(note, (curve.tokens, curve.first_pass), *printed)
 
     def problem(self, row: Row, blank: Cell) -> str | None:
         """Say why nothing at all can be shown for a row."""

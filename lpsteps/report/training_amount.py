@@ -1,4 +1,4 @@
-"""On how much text a row was distilled, beside the paper's row."""
+"""On which and how much text a row was distilled, beside the paper's row."""
 
 from __future__ import annotations
 
@@ -15,23 +15,34 @@ class TrainingAmount:
         note: In words.
         tokens: Tokens read here in all passes, and in the first one; None where not known.
         printed_tokens: Tokens that the paper's row reads in its only pass, None where not known.
+        printed_text: Whether it is the text that the paper's rows are trained on.
     """
 
     note: str
     tokens: tuple[int, int] | None
     printed_tokens: int | None
+    printed_text: bool
 
     @property
-    def as_printed(self) -> bool:
-        """Whether it read as many tokens as the paper's row did, and in one pass as well."""
+    def otherwise(self) -> str | None:
+        """Why it is no repetition of the paper's training, None if it is one.
+
+        That is: the same text, as many tokens of it, and in one pass as well.
+        """
+        if not self.printed_text:
+            return "trained on other text than the paper's row"
         printed = self.printed_tokens
-        return printed is not None and self.tokens == (printed, printed)
+        if printed is None or self.tokens != (printed, printed):
+            return "trained on another amount of text than the paper's row"
+        return None
 
     @property
     def beside_printed(self) -> str:
         """What to say beside a printed value that was trained otherwise."""
-        if self.as_printed:
+        if self.otherwise is None:
             return ""
+        if not self.printed_text:
+            return "the paper's row was trained on other text, so no difference is taken"
         theirs = self.printed_tokens
         known = (
             f"on {format_count(theirs)} in one pass"

@@ -238,6 +238,25 @@ def test_the_paper_calibrates_on_long_windows_of_its_own_text():
         assert jobs.build_tables_spec(config)["printed_calibration"] is expected
 
 
+def test_the_paper_trains_on_long_windows_of_its_own_text(tmp_path: Path):
+    paper = yaml.safe_load(Path("config/paper.yaml").read_text())
+    other = {
+        "windows": 5000,
+        "fit": [{"corpus": "c4-train", "split": "calibration"}],
+        "heldout": [{"corpus": "wikitext2-training", "split": "validation", "windows": 16}],
+    }
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"training_texts": {"other": other}}))
+    definitions = [*paper["definitions"], str(tmp_path / "more.yaml")]
+    for changes, expected in (
+        ({}, True),
+        ({"training_text": "other", "definitions": definitions}, False),
+        # The training text has windows of its own length.
+        ({"window_length": 512}, True),
+    ):
+        config = configuration.load_config(paper | changes, ["config/paper.yaml"])
+        assert jobs.build_tables_spec(config)["printed_training_text"] is expected
+
+
 @pytest.mark.parametrize(
     ("split", "expected"),
     [

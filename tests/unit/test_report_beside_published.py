@@ -106,6 +106,31 @@ def test_other_budgets_give_no_difference(run: Run) -> None:
     )
 
 
+def test_as_much_training_on_other_text_gives_no_difference(run: Run) -> None:
+    name = "table04/llama-2-7b/n7/linearpatch+ft/wikitext2"
+    for recovery in ("linearpatch", "linearpatch+ft"):
+        run.score_as(LARGE, "novels", "wikitext2", "llm-streamline", 7, recovery)
+    curve = run.folder / curve_path("linearpatch+ft", LARGE, 7)
+    table = read_parquet(curve)
+    last = table.num_rows - 1
+    tokens = [round(10_240_000 * step / last) for step in range(last + 1)]
+    for column, values in (("tokens", tokens), ("epoch", [1] * (last + 1))):
+        table = table.set_column(table.column_names.index(column), column, [values])
+    write_parquet(curve, table)
+    assert run.cells()[name]["difference"] is not None
+    run.spec["printed_training_text"] = False
+    cells = run.cells()
+    tuned = cells[name]
+    assert tuned["published"] == 8.09
+    assert tuned["difference"] is tuned["verdict"] is None
+    assert tuned["unjudged"] == "trained on other text than the paper's row"
+    assert tuned["note"].endswith(
+        "the paper's row was trained on other text, so no difference is taken"
+    )
+    # What is not trained does not read it.
+    assert cells[name.replace("+ft", "")]["difference"] is not None
+
+
 def test_an_unknown_budget_of_the_paper_gives_no_difference(run: Run) -> None:
     """It says on how many samples it tunes LinearPatch, not LLM-Streamline's network."""
     run.spec["recoveries"]["streamline-ffn+ft"] = run.spec["recoveries"].pop("linearpatch+ft")
