@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import re
 import shlex
 import statistics
 import subprocess
@@ -20,6 +23,7 @@ from lpsteps.progress import track
 from lpsteps.provenance import git_state, machine, peak_memory_bytes
 
 RESULTS = Path(__file__).parent / "results"
+_PROCESS = Path("/proc/self")
 
 
 def interleaved_seconds(
@@ -27,7 +31,8 @@ def interleaved_seconds(
 ) -> dict[str, list[float]]:
     """Time every contender so many times, in turns, after one unmeasured run of each.
 
-    Turns spread whatever else slows the machine down over all of them.
+    Turns spread whatever else slows the machine down over all of them. Each round starts with
+    another contender, so that none always finds the caches as the same one has left them.
 
     Args:
         contenders: What to run, by name.
@@ -37,8 +42,11 @@ def interleaved_seconds(
         Seconds of each run, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
     for repetition in track(range(repetitions + 1), "benchmark", between_items=True):
-        for name, run in contenders.items():
+        first = repetition % len(names)
+        for name in names[first:] + names[:first]:
+            run = contenders[name]
             started = time.perf_counter()
             run()
             if repetition:
@@ -125,10 +133,59 @@ def write_result(name: str, facts: Mapping[str, Any], folder: Path = RESULTS) ->
 
 
 def print_peak_memory(run: Callable[[], object]) -> None:
-    """Run twice and print the peak memory of this process in bytes, for :func:`peak_memory_of`."""
+    """Run twice and print the peak memory in bytes, for :func:`peak_memory_of`.
+
+    It is the peak of the second run, so that neither the loading of a model counts nor what is set
+    up once. What a first run keeps does count, such as gradients and the state of an optimiser,
+    and so do the model and the inputs. With a model on a GPU it is what torch has allocated there.
+    Elsewhere it is the largest resident size of this process: under Linux in the second run, on
+    other systems since its start.
+    """
+    import torch
+
+    _return_free_memory()
     run()
+    on_gpu = torch.cuda.is_available() and torch.cuda.memory_allocated() > 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    since_reset = _reset_largest_resident_size()
     run()
-    print(peak_memory_bytes())
+    if on_gpu:
+        print(torch.cuda.max_memory_allocated())
+    elif since_reset:
+        print(_largest_resident_size())
+    else:
+        print(peak_memory_bytes())
+
+
+def _return_free_memory() -> None:
+    """Give back what the loading of a model has freed.
+
+    The C library would keep it and hand it to the contender, whose own memory would not show.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _reset_largest_resident_size() -> bool:
+    """Let Linux count the largest resident size of this process anew, if it can."""
+    try:
+        (_PROCESS / "clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return _largest_resident_size() is not None
+
+
+def _largest_resident_size() -> int | None:
+    """Return what Linux has counted since then, in bytes; None where it does not count."""
+    try:
+        status = (_PROCESS / "status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, flags=re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def exit_status(name: str, work: Callable[[], None]) -> int:
@@ -158,8 +215,8 @@ def run_benchmark(
         add_arguments: Adds the options.
         measured: Does the work; returns ``settings`` and ``figures``.
         contender: Returns the one that the option ``--only`` names. With this option it runs twice
-            and nothing is printed but the peak memory of this process in bytes, as
-            :func:`peak_memory_of` reads it.
+            and nothing is printed but its peak memory in bytes, as :func:`peak_memory_of` reads
+            it.
 
     Returns:
         0, or 1 after an error, which is one line on standard error.
