@@ -54,6 +54,29 @@ def test_a_result_is_shown_with_its_limits_and_conditions(tmp_path: Path) -> Non
     assert both.count("What remains") == 1
 
 
+def test_a_distillation_is_held_against_the_released_code(tmp_path: Path) -> None:
+    result = read_json(page.RESULTS / "distillation.json")
+    offline = "offline, further epoch"
+    result["settings"]["dtype"] = "float32"
+    result["speedup"] |= {"fused": 1.49, offline: 2.3}
+    result["peak_memory_bytes"] |= {"official": 10**9, "fused": 10**9 + 2 * 10**6, offline: 10**9}
+    write_json(tmp_path / "distillation.json", result)
+    section = page.render(tmp_path).partition("## Distillation")[2].partition("\n## ")[0]
+    assert "| fused, speed-up over the released code | 1.49 | at least 1.5 | **no** |" in section
+    assert f"| {offline}, speed-up over the released code | 2.3 | at least 2.2 | yes |" in section
+    assert (
+        f"| {offline}, more peak memory than the released code | 0 MB | at most 0 | yes |"
+        in section
+    )
+    assert section.endswith(
+        "Known misses:\n\n"
+        "- fused, speed-up over the released code, float32: 1.49; the limit is at least 1.5.\n"
+        "- fused, more peak memory than the released code, float32: 2 MB; the limit is at most 0.\n"
+    )
+    for name in ("Official", "fused", "offline", "further epoch"):
+        assert f"*{name}*" in section
+
+
 @pytest.mark.parametrize("path", sorted(page.RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_results_name_no_host_and_no_path(path: Path) -> None:
     assert path.stem.partition("-")[0] in page.BENCHMARKS
