@@ -11,8 +11,9 @@ mean of ratios, all tokens counted, and ties. Its scalar is folded into the embe
 projections in front of the cut; here it stays a factor at the cut, which is the same function up to
 the epsilon of the norms, also for tied embeddings and for families that normalise the projections'
 outputs. The code measures influences on 128 windows and scalars on 256, in float16, and fails when
-the last layer is chosen; here one pass over the same windows measures both, in float32, and the
-last layer can go like any other.
+the last layer is chosen; here one pass over the same windows measures both, layers compute in the
+dtype of the model, what they read and return is compared in float32, and the last layer can go like
+any other.
 
 Later repairs get the chosen layers alone: :mod:`lpsteps.recovery.prune_and_comp` measures its
 scalars in the dense model.
