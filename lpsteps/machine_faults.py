@@ -29,7 +29,7 @@ _NO_MEMORY = re.compile(
 _NO_THREAD = re.compile(r"can't start new thread")
 
 
-def summary(error: BaseException) -> str:
+def summary(error: Exception) -> str:
     """Return one line on an error that is no mistake in the input, with the remedy if known."""
     again = "then run the same command again"
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):

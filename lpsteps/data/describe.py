@@ -19,6 +19,7 @@ from lpsteps.data.checkpoints import (
 )
 from lpsteps.data.hub import hub_answers
 from lpsteps.errors import LpstepsError, first_line
+from lpsteps.machine_faults import raise_machine_fault
 from lpsteps.models.families import check_family, check_remote_code, model_size
 
 _SMALL_FILES = ["*.json", "*.model", "*.jinja", "*.py", "merges.txt", "vocab.txt"]
@@ -109,6 +110,7 @@ def _adds_bos(folder: Path, trusted: bool) -> bool:
             folder, local_files_only=True, trust_remote_code=trusted
         )
     except (OSError, ValueError, ImportError) as error:
+        raise_machine_fault(error)
         raise LpstepsError(f"tokenizer: cannot be loaded ({first_line(error)})") from error
     ids = tokenizer("text")["input_ids"]
     return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id

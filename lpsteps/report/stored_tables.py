@@ -20,7 +20,7 @@ _KEYS: dict[str, type] = {
     "figures": list,
     "artifacts": dict,
 }
-_KINDS = {dict: "a mapping", list: "a list", str: "text"}
+_KINDS: dict[type, str] = {dict: "a mapping", list: "a list", str: "text"}
 _REMEDY = "delete it to rebuild it"
 
 

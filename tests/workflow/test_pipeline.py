@@ -57,6 +57,27 @@ def test_finished_project_has_nothing_to_do(finished: Path):
     assert "Nothing to be done" in snakemake(finished, "-n", "reports/tables.html").stdout
 
 
+def test_a_folder_that_is_made_anew_keeps_nothing_of_the_last_time(tmp_path: Path):
+    """Snakemake deletes the manifest and its record first, and nothing else of the folder."""
+    project = make_project(tmp_path)
+    target = "resources/models/tiny/manifest.json"
+    folder = (project / target).parent
+    (project / "model/added_tokens.json").write_text("{}")
+    assert snakemake(project, target).returncode == 0
+    assert (folder / "added_tokens.json").is_file()
+    (project / "model/added_tokens.json").unlink()
+    assert snakemake(project, target).returncode == 0
+    assert (folder / "config.json").is_file() and not (folder / "added_tokens.json").exists()
+    (folder / "notes.txt").write_text("mine")
+    run = snakemake(project, "--force", target)
+    assert run.returncode == 1
+    told = (
+        f"error: fetch_model: --manifest: {target}: {target.rpartition('/')[0]}/notes.txt is there,"
+    )
+    assert told in run.stdout
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "config.json").is_file()
+
+
 def build_elsewhere_with_a_kill(folder: Path, *targets: str) -> Path:
     """Build targets in a tiny project of its own, killed at its first score and started again."""
     other = make_project(folder)
