@@ -104,8 +104,8 @@ def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
     if any(gap.operations for gap in patches.gaps):
         # Before anything changes: a model with code of its own may have other layers than the rest
         # of its family.
-        for layer in decoder_of(model).layers:
-            branch_outputs(layer)
+        for dense_layer in decoder_of(model).layers:
+            branch_outputs(dense_layer)
     survivors = surviving_layers(plan, patches)
     apply_plan(model, plan, PatchSet(replacements=patches.replacements, restored=patches.restored))
     decoder = decoder_of(model)

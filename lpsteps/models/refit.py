@@ -279,4 +279,5 @@ class _NormalEquations:
                 "use a larger one or more calibration windows"
             )
         half_solved = torch.linalg.solve_triangular(factor, self.products, upper=False)
-        return torch.linalg.solve_triangular(factor.mT, half_solved, upper=True)
+        solution: torch.Tensor = torch.linalg.solve_triangular(factor.mT, half_solved, upper=True)
+        return solution
