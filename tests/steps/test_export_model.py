@@ -102,7 +102,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes()
         for path in folder.iterdir()
-        if not path.name.endswith(".record.json")
+        if not path.name.endswith((".record.json", ".outputs.json"))
     }
 
 
