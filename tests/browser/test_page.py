@@ -402,7 +402,7 @@ def test_a_figure_is_readable_and_leads_to_its_numbers(
     assert min(facts["sizes"]) >= 9.5
     for widths in facts["widths"]:
         assert widths.count("3px") == 1 and widths[-1] == "3px"
-    assert facts["clashes"] == [0, 0]
+    assert facts["clashes"] == [0, 0, 0]
     assert facts["table"] == [False, True]
     cell = cells[SHARE]
     [comparison] = cell["comparisons"]

@@ -379,7 +379,7 @@ def test_groups_of_rows_have_headings(page: Element) -> None:
 def test_a_figure_draws_the_numbers_of_its_table(payload: dict[str, Any], page: Element) -> None:
     cells = {cell["id"]: cell for cell in payload["cells"]}
     several, single = page.all("figure")[-2:]
-    assert [len(figure.all("svg")) for figure in (several, single)] == [2 + 4, 2]
+    assert [len(figure.all("svg")) for figure in (several, single)] == [3 + 4, 3]
     for figure, model in ((several, "smollm2-135m"), (single, "llama-2-7b")):
         drawn = {g.attributes["data-cell"] for g in figure.all("g") if "data-cell" in g.attributes}
         levels = [section["n"] for section in payload["tables"][-1]["sections"]]
@@ -387,7 +387,7 @@ def test_a_figure_draws_the_numbers_of_its_table(payload: dict[str, Any], page: 
             f"beyond/{model}/n{n}/{row}/{column}"
             for n in set(levels)
             for row in ("pruned", "prune-and-comp", "linearpatch", "least-squares")
-            for column in ("embedded_ppl_avg", "share_closed")
+            for column in ("embedded_ppl_avg", "share_closed", "qa_avg")
         }
         assert drawn == expected & cells.keys()
         for name in drawn:
@@ -433,7 +433,7 @@ def test_trainings_stand_below_their_table(payload: dict[str, Any], page: Elemen
     drawn = {
         svg.attributes["aria-labelledby"] for svg in page.all("svg") if "role" in svg.attributes
     }
-    assert len(drawn) == 2 * len(figures) + 4
+    assert len(drawn) == 2 * len(figures) + 2 * 3
 
 
 def test_a_distilled_number_leads_to_its_start_and_its_text(
