@@ -102,9 +102,8 @@ def stream_statistics(
     tokens = length - exclude_first
     hidden_size = basis.size
     rotation = Rotation(basis, model.device)
-    # One tensor for each boundary rather than one for all: the C library keeps what is freed of
-    # small ones, but fetches large ones from the system page by page in each batch.
-    streams: list[torch.Tensor] = [torch.empty(0)] * boundaries
+    # One tensor for each boundary, in the dtype that arrives there; all batches share it.
+    streams: dict[int, torch.Tensor] = {}
     # Sums over tokens of |x| in both bases and of the square, [kind, sample of the batch, boundary,
     # channel].
     sums = torch.empty(
@@ -115,8 +114,10 @@ def stream_statistics(
 
     def observe(boundary: int, hidden: torch.Tensor) -> None:
         samples = len(hidden)
-        streams[boundary] = hidden[:, exclude_first:].to(model.device, copy=True)
-        rows = streams[boundary].float()
+        kept = hidden[:, exclude_first:]
+        if boundary not in streams:
+            streams[boundary] = torch.empty_like(kept, device=model.device)
+        rows = streams[boundary][:samples].copy_(kept).float()
         sums[0, :samples, boundary] = _sum_over_tokens(rows.abs())
         sums[1, :samples, boundary] = _sum_over_tokens(rotation(rows).abs_())
         sums[2, :samples, boundary] = _sum_over_tokens(rows.square())
@@ -129,7 +130,7 @@ def stream_statistics(
             identity, rotated = (sums[:2, sample] / tokens).cpu().numpy()
             if not np.isfinite(identity).all():
                 raise overflow_error(model.dtype, start + sample)
-            of_sample = [stream[sample] for stream in streams]
+            of_sample = [streams[boundary][sample] for boundary in range(boundaries)]
             last_token_cosine = _cosines(torch.stack([stream[-1] for stream in of_sample]))
             cosine, token_axis_cosine = _mean_cosines(of_sample, sums[2, sample])
             if not (np.isfinite(cosine).all() and sums[2, sample].isfinite().all()):
