@@ -5,7 +5,10 @@ one at a time:
 
 - *bare forward*: the decoder stack, without the language-model head and without a key-value cache.
 - *calibration*: every statistic of this project, of every boundary, both bases and all pairs of
-  boundaries: what any number of layers, any selection and either basis are read from.
+  boundaries: what any number of layers, any selection and either basis are read from. Here it has
+  the attention of the bare forward pass, so that the difference is the statistics' alone.
+- *calibration step*: the same as the step runs it, with the attention of
+  :mod:`lpsteps.models.causal_attention` where that takes its place.
 - *released code*: its two passes for one number of layers in the Hadamard basis
   (:mod:`benchmarks.official_calibration`).
 - *released code, grid*: the same for 3, 5 and 7 layers in both bases.
@@ -21,6 +24,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.inputs import Inputs, add_model_arguments, add_window_arguments, read_inputs
 from benchmarks.measure import (
@@ -34,11 +38,12 @@ from benchmarks.measure import (
 from benchmarks.official_calibration import official_calibration
 from lpsteps.calibration import stream_statistics
 from lpsteps.hadamard import basis_matrix
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.surgery import apply_plan
 from lpsteps.plan import Plan
 
-BARE, OURS = "bare forward", "calibration"
+BARE, OURS, STEP = "bare forward", "calibration", "calibration step"
 OFFICIAL, GRID = "released code", "released code, grid"
 MORE_WINDOWS, FEWER_LAYERS = "calibration, more windows", "calibration, fewer layers"
 MEASURED_FOR_MEMORY = (BARE, OURS, MORE_WINDOWS, OFFICIAL)
@@ -64,13 +69,23 @@ def run_official(inputs: Inputs, counts: tuple[int, ...], bases: tuple[bool, ...
     inputs.synchronise()
 
 
+def as_in_the_step(inputs: Inputs) -> Inputs:
+    """Return the same windows for a model with the step's attention, sharing its weights."""
+    model = _with_shared_weights(inputs.model)
+    use_causal_attention(model)
+    return Inputs(model, inputs.windows)
+
+
 def with_fewer_layers(inputs: Inputs) -> Inputs:
     """Return the same windows for a model with one layer in :data:`FACTOR`, sharing its weights."""
-    weights = {id(weight): weight for weight in inputs.model.parameters()}
-    model = copy.deepcopy(inputs.model, weights)
+    model = _with_shared_weights(inputs.model)
     count = len(decoder_of(model).layers)
     apply_plan(model, Plan.removing(count, tuple(range(count // FACTOR, count))))
     return Inputs(model, inputs.windows)
+
+
+def _with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
+    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
 
 
 def contenders(inputs: Inputs) -> dict[str, Callable[[], None]]:
@@ -84,6 +99,7 @@ def contenders(inputs: Inputs) -> dict[str, Callable[[], None]]:
     return {
         BARE: few.bare_forward,
         OURS: partial(calibrate, few),
+        STEP: partial(calibrate, as_in_the_step(few)),
         OFFICIAL: partial(run_official, few, counts[1:2], (True,)),
         GRID: partial(run_official, few, counts, (True, False)),
         MORE_WINDOWS: partial(calibrate, inputs),
@@ -129,6 +145,7 @@ def measured(arguments: Namespace) -> dict[str, Any]:
                 ratio(OURS, BARE),
                 at_most=most_time(inputs.model.device),
             ),
+            figure("calibration as the step runs it over bare forward", ratio(STEP, BARE)),
             figure("released code over bare forward", ratio(OFFICIAL, BARE)),
             figure("released code over calibration", ratio(OFFICIAL, OURS), at_least=1.9),
             figure(

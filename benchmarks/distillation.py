@@ -164,7 +164,9 @@ class Bench:
         return run
 
     def _distiller(self) -> tuple[Distiller, torch.optim.AdamW]:
-        distiller = Distiller(self.model, self.plan, self.start, self.settings, seed=0)
+        # A model of its own, because the other contenders keep the library's attention.
+        model = self._with_shared_weights()
+        distiller = Distiller(model, self.plan, self.start, self.settings, seed=0)
         return distiller, torch.optim.AdamW(distiller.parameters.values(), lr=1e-9)
 
     def _trained(

@@ -58,13 +58,16 @@ class ModelInput:
             LpstepsError: ``compute.json`` is malformed or names a device that is not there, or the
                 folder does not hold a model.
         """
+        from lpsteps.models.causal_attention import use_causal_attention
         from lpsteps.models.loading import configure_torch, load_model, read_compute
 
         configure_torch()
         compute = read_compute(self.compute)
         if in_float32:
             copies *= 4 / compute.dtype.itemsize
-        return load_model(self.folder, compute.dtype, device=compute.device, copies=copies)
+        model = load_model(self.folder, compute.dtype, device=compute.device, copies=copies)
+        use_causal_attention(model)
+        return model
 
     def facts(self) -> dict[str, str | int]:
         """Return what a step's record says of a run: dtype, device and number of threads.

@@ -51,7 +51,8 @@ class Distiller:
 
         Args:
             model: The dense model, in evaluation mode, in the dtype to compute in. From here on
-                none of its weights requires a gradient; it does not change otherwise.
+                none of its weights requires a gradient, and on a processor its attention is that
+                of :mod:`lpsteps.models.causal_attention`; it does not change otherwise.
             plan: The removed layers.
             start: The patches where the training starts.
             settings: Objective and parametrisation.

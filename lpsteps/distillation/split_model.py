@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from lpsteps.distillation.parametrisation import TrainablePatches
 from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.gap_pass import run_until
 from lpsteps.models.layers import Decoder, decoder_of
 from lpsteps.models.surgery import surviving_layers
@@ -56,7 +57,8 @@ class SplitModel:
 
         Args:
             model: The dense model, in evaluation mode. From here on none of its weights requires a
-                gradient; it does not change otherwise.
+                gradient, and on a processor its attention is that of
+                :mod:`lpsteps.models.causal_attention`; it does not change otherwise.
             plan: The removed layers, at least one.
             start: Its replacements and restored layers are the student's. Plan and start belong to
                 the model, as :func:`~lpsteps.models.surgery.check_plan` says.
@@ -67,6 +69,7 @@ class SplitModel:
             LpstepsError: The start replaces weights that the models share: the embedding's.
         """
         model.requires_grad_(False)
+        use_causal_attention(model)
         self._model = model
         self.decoder = decoder_of(model)
         self.device = model.device

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lpsteps.calibration import stream_statistics
 from lpsteps.data.window_file import first_windows
 from lpsteps.hadamard import BasisKind, basis_matrix
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import configure_torch, load_model, read_compute
 from lpsteps.program import StepRun, run_step
@@ -59,6 +60,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     step.read_manifest(arguments.model)
     model_folder = arguments.model.parent
     model = load_model(model_folder, compute.dtype, device=compute.device)
+    use_causal_attention(model)
     hidden_size = model.config.hidden_size
     basis = basis_matrix(hidden_size, settings.basis)
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.gap_moments import gap_moments
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import configure_torch, load_model, read_compute
@@ -63,6 +64,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     compute = read_compute(step.read(arguments.compute))
     step.read_manifest(arguments.model)
     model = load_model(arguments.model.parent, compute.dtype, device=compute.device)
+    use_causal_attention(model)
     plan.require_layers(len(decoder_of(model).layers), str(arguments.plan))
 
     moments = gap_moments(

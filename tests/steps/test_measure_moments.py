@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lpsteps.artifacts import write_json, write_parquet
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.gap_moments import gap_moments
 from lpsteps.moments import read_moments
 from lpsteps.plan import Plan, write_plan
@@ -65,6 +66,7 @@ def test_kinds(
 ) -> None:
     assert run(tmp_path, inputs, kind=kind, exclude_first=2, batch=3) == 0
     found = read_moments(tmp_path / "moments" / f"{kind}.manifest.json", kind)
+    use_causal_attention(tiny_llama)
     expected = gap_moments(
         tiny_llama, WINDOWS[:9], [(1, 2), (4, 6)], exclude_first=2, batch=3, **options
     )

@@ -15,6 +15,7 @@ from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
 from lpsteps.models.boundaries import watching_boundaries
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import GapPatch, Operation, PatchSet
@@ -352,6 +353,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_windows(
 
 def test_features_of_bfloat16_models_are_compared_in_float32(peaked_model: Factory) -> None:
     model, start = peaked_model().bfloat16(), linear_patches(ONE_GAP)
+    use_causal_attention(model)
     states: dict[int, torch.Tensor] = {}
     with watching_boundaries(model, states.__setitem__):
         model(windows(2))

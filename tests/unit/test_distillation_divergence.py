@@ -191,6 +191,68 @@ def test_targets_are_the_most_probable_tokens(
     torch.testing.assert_close(offsets, offsets[..., :1].expand_as(offsets), rtol=1e-5, atol=1e-5)
 
 
+def nearly_equal_head(cap: float | None, spread: float) -> Decoder:
+    """A bfloat16 head with logits so near to each other that 8 bits cannot order them."""
+    parts = decoder(False, cap, torch.bfloat16)
+    first = parts.lm_head.get_parameter("weight")[:1].clone()
+    noise = torch.randn(VOCABULARY, HIDDEN_SIZE, generator=torch.Generator().manual_seed(7))
+    parts.lm_head.get_parameter("weight").copy_(first.float() + spread * noise)
+    return parts
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.004, 0.03, 1.0])
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("top_k", [1, 20, VOCABULARY])
+def test_bfloat16_targets_are_those_of_the_exact_logits(
+    top_k: int, cap: float | None, spread: float
+) -> None:
+    parts, rows = nearly_equal_head(cap, spread), rows_of(1, torch.bfloat16)
+    targets = top_targets(OutputHead(parts), rows, top_k, normalised=False)
+    exact = log_probabilities(parts, rows)
+    expected = exact.sort(dim=1, descending=True).values[:, :top_k]
+    expected = expected - expected[:, :1]
+    found = targets.log_probabilities.flatten(0, 1).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
+    tokens = targets.indices.flatten(0, 1)
+    assert all(len(set(row.tolist())) == top_k for row in tokens)
+    of_tokens = exact.gather(1, tokens)
+    torch.testing.assert_close(of_tokens - of_tokens[:, :1], found, rtol=1e-5, atol=2e-5)
+
+
+def test_bfloat16_targets_take_more_logits_only_where_rounding_may_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[tuple[int, int]] = []
+    original = divergence._decided
+
+    def counting(*arguments: Any) -> Any:
+        looked_at.append((len(arguments[1]), arguments[4]))
+        return original(*arguments)
+
+    monkeypatch.setattr(divergence, "_decided", counting)
+    rows = rows_of(1, torch.bfloat16)
+    top_targets(OutputHead(nearly_equal_head(None, 1.0)), rows, 3, normalised=False)
+    assert looked_at == [(10, 19)]
+    looked_at.clear()
+    top_targets(OutputHead(nearly_equal_head(None, 0.004)), rows, 3, normalised=False)
+    assert looked_at[0] == (10, 19)
+    assert [candidates for _, candidates in looked_at[1:]] == [76, 304, 1216]
+    looked_at.clear()
+    top_targets(OutputHead(nearly_equal_head(None, 0.004)), rows, 3, normalised=True)
+    assert not looked_at
+
+
+def test_the_error_of_bfloat16_logits_is_bounded() -> None:
+    parts, rows = decoder(False, None, torch.bfloat16), rows_of(3, torch.bfloat16).flatten(0, 1)
+    head = OutputHead(parts)
+    narrow = head.narrow_logits(rows).float()
+    weight = parts.lm_head.get_parameter("weight")
+    errors = (narrow.double() - rows.double() @ weight.double().T).abs()
+    bounds = torch.stack([head.narrow_error(rows, column) for column in narrow.T], dim=1)
+    assert (errors <= bounds).all()
+    assert errors.max() > 0.1 * bounds.max()
+
+
 @pytest.mark.parametrize("vocabulary", [640, 641, 703])
 @pytest.mark.parametrize("place", ["front", "back", "column", "anywhere"])
 def test_the_largest_logits_are_found_wherever_they_are(vocabulary: int, place: str) -> None:

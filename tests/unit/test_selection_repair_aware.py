@@ -21,6 +21,7 @@ import torch
 from lpsteps.artifacts import write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.inputs import ModelInput
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.plan import Plan
@@ -461,6 +462,7 @@ def test_the_model_of_the_context_is_ranked(
         N_LAYERS, (1, 2), statistics=statistics, model=ModelInput(folder, compute, WINDOWS)
     )
     model = tiny_model("llama", layers=N_LAYERS)
+    use_causal_attention(model)
     expected = {
         repair_aware_windows: lambda: repair_aware_windows.rank_by_repair(
             model, statistics, WINDOWS, (1, 2), windows_params()
