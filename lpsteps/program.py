@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import atexit
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -353,16 +351,6 @@ def _expanded(words: Sequence[str], prefixes: str) -> list[str]:
     return expanded
 
 
-def _collect_garbage_rarely() -> None:
-    """Take most of the search for reference cycles out of the start and the exit of a step.
-
-    Importing torch and transformers makes very many objects, none of them garbage, which the
-    interpreter would search again and again while they grow in number, and once more at exit.
-    """
-    gc.set_threshold(500_000)
-    atexit.register(gc.freeze)
-
-
 def run_step(
     module: str,
     argv: Sequence[str] | None,
@@ -382,8 +370,6 @@ def run_step(
         interrupted. In the last two cases no output was touched, unless the interruption came
         while they got their names: then the next run begins anew.
     """
-    if argv is None:
-        _collect_garbage_rarely()
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("--spec", default="{}", help="settings, a dict as JSON or Python literal")
     parser.add_argument("--log", type=Path, help="file for messages and tracebacks")

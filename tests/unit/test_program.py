@@ -1,12 +1,9 @@
 """A step's outputs appear whole, with records, or not at all."""
 
 import errno
-import gc
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -244,19 +241,3 @@ def test_records_of_an_earlier_run_are_replaced_together(monkeypatch):
     monkeypatch.setattr(program, "write_json", fill)
     assert run(body, "--spec", "{'another': 1}") == 1
     assert [path.read_bytes() for path in records] == before and leftovers() == []
-
-
-def test_only_a_process_of_its_own_collects_garbage_rarely():
-    """Settings of the interpreter are the step's to make where the interpreter is."""
-    before = gc.get_threshold()
-    assert run(lambda step, arguments: None) == 0
-    assert gc.get_threshold() == before
-    own = (
-        "import atexit, gc, sys; from lpsteps.program import run_step\n"
-        # The last one that was registered is called first.
-        "atexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
-        "body = lambda step, arguments: print(gc.get_threshold()[0])\n"
-        f"sys.exit(run_step({MODULE!r}, None, lambda parser: None, body))"
-    )
-    process = subprocess.run([sys.executable, "-c", own], capture_output=True, text=True)
-    assert (process.returncode, process.stdout) == (0, "500000\nTrue\n"), process.stderr

@@ -18,9 +18,13 @@ from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
 from lpsteps.export import planning as exports
 from lpsteps.fingerprint import closure, environment_digest, package_digests
+from lpsteps.garbage_collection import collect_rarely
 from lpsteps.moments import MOMENTS_KINDS
 from lpsteps.provenance import RECORD_SUFFIX
 from lpsteps.recovery.base import moments_kind
+
+# The graph of ten thousand jobs takes a seventh less time.
+collect_rarely()
 
 jobs.run_programs_of(workflow.basedir)
 
