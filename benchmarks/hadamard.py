@@ -21,7 +21,7 @@ from benchmarks.measure import (
 )
 from lpsteps.calibration import Rotation
 from lpsteps.hadamard import basis_matrix
-from lpsteps.models.loading import configure_torch, default_device
+from lpsteps.models.compute import configure_torch, default_device
 
 SIZES = (576, 2048, 3584, 4096)
 

@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from lpsteps.data.window_file import first_windows
+from lpsteps.models.compute import configure_torch, read_compute, torch_dtype
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute, torch_dtype
+from lpsteps.models.loading import load_model
 
 MODEL = Path("resources/models/smollm2-135m")
 RESULTS = Path("results/smollm2-135m")

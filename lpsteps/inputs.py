@@ -59,7 +59,8 @@ class ModelInput:
                 folder does not hold a model.
         """
         from lpsteps.models.causal_attention import use_causal_attention
-        from lpsteps.models.loading import configure_torch, load_model, read_compute
+        from lpsteps.models.compute import configure_torch, read_compute
+        from lpsteps.models.loading import load_model
 
         configure_torch()
         compute = read_compute(self.compute)
@@ -75,7 +76,7 @@ class ModelInput:
         Raises:
             LpstepsError: ``compute.json`` is malformed or names a device that is not there.
         """
-        from lpsteps.models.loading import configure_torch, read_compute
+        from lpsteps.models.compute import configure_torch, read_compute
 
         threads = configure_torch()
         compute = read_compute(self.compute)

@@ -17,8 +17,9 @@ from lpsteps import fingerprint
 from lpsteps.artifacts import canonical_json, sha256_bytes, sha256_file
 from lpsteps.distillation.teacher_store import StoreFacts, tokens_digest
 from lpsteps.distillation.text import drawn_windows, joined_windows
+from lpsteps.models.compute import configure_torch, read_compute
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.models.loading import load_model
 from lpsteps.patches import PatchSet, read_patches, tensors_beside
 from lpsteps.plan import Plan, read_plan
 from lpsteps.program import StepRun

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.errors import LpstepsError, nearest
-from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.models.compute import configure_torch, read_compute
+from lpsteps.models.loading import load_model
 from lpsteps.models.surgery import apply_plan
 from lpsteps.models.width import apply_width
 from lpsteps.patches import read_patches, tensors_beside

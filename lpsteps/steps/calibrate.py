@@ -19,8 +19,9 @@ from lpsteps.calibration import stream_statistics
 from lpsteps.data.window_file import first_windows
 from lpsteps.hadamard import BasisKind, basis_matrix
 from lpsteps.models.causal_attention import use_causal_attention
+from lpsteps.models.compute import configure_torch, read_compute
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.models.loading import load_model
 from lpsteps.program import StepRun, run_step
 from lpsteps.progress import track
 from lpsteps.statistics import StatisticsWriter

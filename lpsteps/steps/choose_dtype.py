@@ -21,8 +21,8 @@ import torch
 
 from lpsteps.artifacts import read_json, write_json
 from lpsteps.errors import LpstepsError, nearest
+from lpsteps.models.compute import configure_torch, default_device
 from lpsteps.models.families import model_size
-from lpsteps.models.loading import configure_torch, default_device
 from lpsteps.program import StepRun, run_step
 
 TOKENS = 512

@@ -19,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.models.causal_attention import use_causal_attention
+from lpsteps.models.compute import configure_torch, read_compute
 from lpsteps.models.gap_moments import gap_moments
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.models.loading import load_model
 from lpsteps.moments import MomentsKind, moments_tensors, write_moments
 from lpsteps.plan import read_plan
 from lpsteps.program import StepRun, run_step

@@ -27,8 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from lpsteps import provenance
 from lpsteps.artifacts import read_json, write_json
 from lpsteps.distillation.teacher_store import TeacherStore
+from lpsteps.models.compute import configure_torch, read_compute
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.models.loading import load_model
 from lpsteps.overheads.measurements import Conditions, Overheads
 from lpsteps.overheads.operations import measure_operations
 from lpsteps.overheads.storage import storage_facts

@@ -19,8 +19,9 @@ from lpsteps.data.window_file import first_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import BasisKind, basis_matrix
 from lpsteps.models.causal_attention import use_causal_attention
+from lpsteps.models.compute import configure_torch, read_compute
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import configure_torch, load_model, read_compute
+from lpsteps.models.loading import load_model
 from lpsteps.models.token_scales import measure_token_scales
 from lpsteps.plan import read_plan
 from lpsteps.program import StepRun, run_step

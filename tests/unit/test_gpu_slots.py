@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lpsteps.models import loading
+from lpsteps.models import compute
 from lpsteps.models.gpu_slots import claim_slot
 
 DEVICES = ["GPU-a", "GPU-b"]
@@ -20,9 +20,9 @@ DEVICES = ["GPU-a", "GPU-b"]
 
 @pytest.fixture(autouse=True)
 def no_device_yet() -> Iterator[None]:
-    loading.own_gpu.cache_clear()
+    compute.own_gpu.cache_clear()
     yield
-    loading.own_gpu.cache_clear()
+    compute.own_gpu.cache_clear()
 
 
 def test_each_claim_gets_another_device_until_none_is_left(tmp_path: Path):
@@ -102,20 +102,20 @@ def test_a_process_keeps_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    monkeypatch.setattr(loading.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(compute.tempfile, "gettempdir", lambda: str(tmp_path))
     other = claim_slot(DEVICES, tmp_path)
     assert other is not None and other.index == 0
-    assert loading.default_device() == torch.device("cuda", 1)
-    assert loading.default_device() == torch.device("cuda", 1)
+    assert compute.default_device() == torch.device("cuda", 1)
+    assert compute.default_device() == torch.device("cuda", 1)
     assert current == [torch.device("cuda", 1)]
     # A job for which no device is left shares the first.
-    loading.own_gpu.cache_clear()
-    assert loading.default_device() == torch.device("cuda", 0)
+    compute.own_gpu.cache_clear()
+    assert compute.default_device() == torch.device("cuda", 0)
     other.release()
 
 
 def test_without_a_gpu_nothing_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(loading.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert loading.default_device() == torch.device("cpu")
+    monkeypatch.setattr(compute.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert compute.default_device() == torch.device("cpu")
     assert list(tmp_path.iterdir()) == []

@@ -14,14 +14,10 @@ import torch
 from lpsteps.artifacts import write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
+from lpsteps.models.compute import configure_torch, read_compute, torch_dtype
 from lpsteps.models.families import LAYOUTS
 from lpsteps.models.layers import decoder_of
-from lpsteps.models.loading import (
-    configure_torch,
-    load_model,
-    read_compute,
-    torch_dtype,
-)
+from lpsteps.models.loading import load_model
 from lpsteps.models.tokenizer import load_tokenizer
 
 TOKENS = torch.tensor([[5, 17, 99, 3, 42], [7, 7, 1, 120, 64]])
@@ -160,7 +156,7 @@ def test_memory_of_freed_tensors_is_used_again() -> None:
     # In a process of its own, because the C library's settings stay.
     program = """
 import resource, sys, torch
-from lpsteps.models.loading import configure_torch
+from lpsteps.models.compute import configure_torch
 configure_torch()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lpsteps.errors import LpstepsError
-from lpsteps.models import loading
+from lpsteps.models import compute, loading
 from lpsteps.models.spreading import SHARE, devices_needed, weight_bytes
 
 CHECKS = Path(__file__).parents[1] / "placed/spread_models.py"
@@ -56,9 +56,9 @@ class Gpus:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: list[int], taken: set[int]) -> None:
         self.spread: list[tuple[list[int], list[int]]] = []
         self.claimed = list(taken)
-        loading._further_gpus.cache_clear()
+        compute.further_gpus.cache_clear()
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (free[index], free[index]))
-        monkeypatch.setattr(loading, "_claim_gpu", lambda besides: self.claim(len(free), besides))
+        monkeypatch.setattr(loading, "claim_gpu", lambda besides: self.claim(len(free), besides))
         monkeypatch.setattr(loading, "spread", self.note)
 
     def claim(self, count: int, besides: list[int]) -> int | None:
