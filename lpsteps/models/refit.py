@@ -19,6 +19,10 @@ from lpsteps.progress import track
 
 Errors = tuple[float, float]
 
+# Inputs whose products with those from there on are taken at once: few enough that hardly any
+# product is taken twice, many enough for a product of matrices.
+_COLUMNS_PER_PRODUCT = 256
+
 
 @dataclass(frozen=True)
 class RefitSettings:
@@ -237,7 +241,8 @@ class _NormalEquations:
     """Normal equations of a regression, float64, on the device of the rows.
 
     Attributes:
-        gram: Sum of the products of the inputs, `[inputs, inputs]`.
+        gram: Sum of the products of the inputs, `[inputs, inputs]`. It is symmetric: what is below
+            its diagonal does not count.
         products: Sum of the products of inputs and outputs, `[inputs, outputs]`.
     """
 
@@ -248,7 +253,11 @@ class _NormalEquations:
     def add(self, rows: torch.Tensor, targets: torch.Tensor) -> None:
         """Add tokens: rows `[tokens, inputs]` and `[tokens, outputs]`."""
         rows = rows.double()
-        self.gram.addmm_(rows.T, rows)
+        for first in range(0, len(self.gram), _COLUMNS_PER_PRODUCT):
+            columns = rows[:, first : first + _COLUMNS_PER_PRODUCT]
+            self.gram[first : first + _COLUMNS_PER_PRODUCT, first:].addmm_(
+                columns.T, rows[:, first:]
+            )
         self.products.addmm_(rows.T, targets.double())
 
     def mean_squares(self) -> float:
@@ -269,7 +278,7 @@ class _NormalEquations:
         """
         self.gram.diagonal().add_(ridge)
         # LAPACK keeps matrices by columns. Only so can it factor this one, which is symmetric, in
-        # its own place.
+        # its own place. It reads what is below the diagonal by columns, here above it.
         by_columns = self.gram.mT
         failed = torch.empty((), dtype=torch.int32, device=self.gram.device)
         factor, _ = torch.linalg.cholesky_ex(by_columns, out=(by_columns, failed))

@@ -120,7 +120,7 @@ def test_unknown_table_names_the_nearest() -> None:
 def test_a_row_with_a_calibration_of_its_own_is_another_query() -> None:
     queries = load_table("beyond", SHIPPED).queries()
     assert ("llm-streamline", "branch-refit", None) in queries
-    assert ("llm-streamline", "branch-refit", "wikipedia-64+own") in queries
+    assert ("llm-streamline", "branch-refit", "wikipedia-32+own") in queries
 
 
 VALID = """
