@@ -135,6 +135,7 @@ def test_calibration(on_windows: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     assert set(result["seconds"]) == {
         calibration.BARE,
         calibration.OURS,
+        calibration.STEP,
         calibration.OFFICIAL,
         calibration.GRID,
         calibration.MORE_WINDOWS,
@@ -146,7 +147,7 @@ def test_calibration(on_windows: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     assert values["additional memory of the released code"] == 8.0
     limits = [figure.get("at_most") for figure in result["figures"]]
     # Two bases of six layers with 48 channels, and seven boundaries of 12 tokens.
-    assert limits[6] == (3 * 6 * 48 * 8 * 2 + 7 * 12 * 48 * 4) / 1e6
+    assert limits[7] == (3 * 6 * 48 * 8 * 2 + 7 * 12 * 48 * 4) / 1e6
 
 
 def test_the_released_procedure_finds_what_calibration_finds(tiny_llama: Any) -> None:

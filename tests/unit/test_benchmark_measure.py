@@ -69,6 +69,12 @@ def test_a_system_that_cannot_count_anew_gives_the_peak_since_the_start(
     assert (tmp_path / "clear_refs").read_text() == "5"
 
 
+def test_memory_is_the_median_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = iter(["loaded\n900\n", "500\n", "600\n"])
+    monkeypatch.setattr(measure, "output_of", lambda *_: next(printed))
+    assert measure.peak_memory_of("benchmarks.any", "--only", "one") == 600
+
+
 def test_a_gpu_has_the_tighter_limit() -> None:
     assert most_time(torch.device("cpu")) == 1.2
     assert most_time(torch.device("cuda")) == 1.1
