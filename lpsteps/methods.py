@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lpsteps.errors import LpstepsError, nearest
 
@@ -97,3 +98,16 @@ def working_bytes(method: ModuleType, hidden_size: int, intermediate_size: int) 
         return 0
     needed: int = method.working_bytes(hidden_size, intermediate_size)
     return needed
+
+
+def gradient_tokens(metric: ModuleType, params: Mapping[str, Any]) -> int:
+    """Return the tokens of one backward pass of a selection metric, as its module states them.
+
+    Args:
+        metric: Module of the metric.
+        params: Its parameters in the config, which have been checked.
+    """
+    if not hasattr(metric, "gradient_tokens"):
+        return 0
+    tokens: int = metric.gradient_tokens(metric.Params(**params))
+    return tokens

@@ -19,7 +19,7 @@ from lpsteps.report.payload import build_payload
 from lpsteps.report.published import read_published
 
 BEYOND = "beyond/smollm2-135m/n5"
-OWN = "wikipedia-64+own"
+OWN = "wikipedia-32+own"
 NOTE = "distilled on 0.13\u202fM tokens, 128 windows of 512; the state after 65\u202f536 is kept"
 
 
@@ -106,7 +106,7 @@ class Run:
 def add_own_text(run: Run, recovery: str) -> str:
     """Build the variant of the first row on text of the model's own; return its folder."""
     run.spec["own_calibrations"] = {
-        OWN: {recovery: {**run.spec["recoveries"][recovery], "calibration_tokens": 81_920}}
+        OWN: {recovery: {**run.spec["recoveries"][recovery], "calibration_tokens": 40_960}}
     }
     plan = example.plan_folder(SMALL, "llm-streamline", 5)
     folder = variant_folder(SMALL, "llm-streamline", 5, recovery)

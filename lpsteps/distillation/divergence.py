@@ -66,11 +66,8 @@ def top_targets(
     log_probabilities = torch.empty(shape, dtype=torch.float32, device=rows.device)
     indices = torch.empty(shape, dtype=torch.int64, device=rows.device)
     for block in _blocks(len(flat), head.vocabulary):
-        if not normalised and head.has_narrow_product:
-            narrow = head.narrow_logits(flat[block])
-            log_probabilities[block], indices[block] = _decided(
-                head, flat[block], narrow, top_k, top_k + max(top_k // 4, 16)
-            )
+        if not normalised and head.has_narrow_product_of(flat):
+            log_probabilities[block], indices[block] = _screened(head, flat[block], top_k)
             continue
         logits = head.logits(flat[block])
         values, indices[block] = _largest(logits, top_k)
@@ -200,12 +197,10 @@ class OutputHead:
         self._kept = torch.empty(0, dtype=torch.uint8, device=self._stored.device)
         self.vocabulary = len(self._stored)
 
-    @property
-    def has_narrow_product(self) -> bool:
-        """Whether :meth:`narrow_logits` cost a fraction of what the float32 ones do."""
-        return (
-            self._stored.dtype == torch.bfloat16 and not self._stored.is_cuda and self._bias is None
-        )
+    def has_narrow_product_of(self, rows: torch.Tensor) -> bool:
+        """Whether there are :meth:`narrow_logits` of rows."""
+        dtypes = {self._stored.dtype, rows.dtype}
+        return dtypes == {torch.bfloat16} and not rows.is_cuda and self._bias is None
 
     @cached_property
     def _weight(self) -> torch.Tensor:
@@ -226,7 +221,8 @@ class OutputHead:
     def narrow_logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits in front of the cap in bfloat16, for a head without a bias.
 
-        Like :meth:`logits`, they are written over by the next call.
+        On a processor that is made for bfloat16 they cost a fraction of the float32 ones. Like
+        those, they are written over by the next call.
         """
         logits = self._kept_memory(len(rows), torch.bfloat16)
         torch.mm(rows, self._stored.T, out=logits)
@@ -360,37 +356,38 @@ def _products(rows: torch.Tensor, table: torch.Tensor, positions: torch.Tensor) 
     return torch.autograd.grad(sums, weights, rows)[0]
 
 
-def _decided(
-    head: OutputHead, rows: torch.Tensor, narrow: torch.Tensor, count: int, candidates: int
+def _screened(
+    head: OutputHead, rows: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the largest logits of each row, relative to the largest, and their tokens, descending.
 
     Some more than are asked for are taken by their bfloat16 values, and the float32 ones of these
-    alone decide. Where rounding may have left out one that belongs to the largest, the row is
-    looked at again with more of them.
+    alone decide. Where rounding may have left out one that belongs to the largest, four times as
+    many are taken, and then all.
 
     Args:
         head: Of the teacher.
-        rows: ``[rows, hidden_size]``.
-        narrow: Their :meth:`OutputHead.narrow_logits`.
+        rows: ``[rows, hidden_size]``, for which the head has a narrow product.
         count: How many to return.
-        candidates: How many to take, at least as many.
     """
-    seen, tokens = _largest(narrow, min(candidates, head.vocabulary))
-    table, positions = head.rows_of(tokens)
-    products, order = _products(rows.float(), table, positions).topk(count, dim=1)
-    tokens = tokens.gather(1, order)
-    logits = head.finish(products, tokens)
-    values = logits - logits[:, :1]
-    if candidates < head.vocabulary:
+    values = torch.empty((len(rows), count), dtype=torch.float32)
+    tokens = torch.empty((len(rows), count), dtype=torch.int64)
+    narrow = head.narrow_logits(rows)
+    left = torch.arange(len(rows))
+    for candidates in (count + max(count // 4, 16), 4 * count + 64):
+        if candidates >= head.vocabulary or not len(left):
+            break
+        seen, of_candidates = _largest(narrow, candidates)
+        table, positions = head.rows_of(of_candidates)
+        products, order = _products(rows.float(), table, positions).topk(count, dim=1)
+        tokens[left] = of_candidates.gather(1, order)
+        values[left] = head.finish(products, tokens[left])
         last = seen[:, -1].float()
-        highest_unseen = last + head.narrow_error(rows, last)
-        doubtful = (products[:, -1] < highest_unseen).nonzero().squeeze(1)
-        if len(doubtful):
-            values[doubtful], tokens[doubtful] = _decided(
-                head, rows[doubtful], narrow[doubtful], count, 4 * candidates
-            )
-    return values, tokens
+        doubtful = products[:, -1] < last + head.narrow_error(rows, last)
+        left, rows, narrow = left[doubtful], rows[doubtful], narrow[doubtful]
+    if len(left):
+        values[left], tokens[left] = _largest(head.logits(rows), count)
+    return values - values[:, :1], tokens
 
 
 def _largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

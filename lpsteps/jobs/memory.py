@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lpsteps import methods
 from lpsteps.config import Config
+from lpsteps.config.definitions import Model
 from lpsteps.jobs.distillations import distilled
 from lpsteps.jobs.recoveries import recovery_method, recovery_needs
 from lpsteps.jobs.selections import selection_needs
@@ -15,6 +16,11 @@ from lpsteps.repair_text import RepairParams
 def memory_mb(config: Config, model: str) -> int:
     """Return the memory for a job that runs a model: float32 weights plus working space."""
     return 2500 + config.definitions.models[model].parameters * 4 // 10**6
+
+
+def activations_mb(entry: Model, tokens: int) -> int:
+    """Return the memory for what a gradient needs of all layers, each about 16 times its input."""
+    return tokens * entry.n_layers * entry.hidden_size * 16 * 4 // 10**6
 
 
 def choose_dtype_mb(config: Config, model: str) -> int:
@@ -54,28 +60,29 @@ def build_patch_mb(config: Config, model: str, n: int, recovery: str) -> int:
 
 
 def distill_mb(config: Config, model: str, recovery: str) -> int:
-    """Return the memory for a distillation: of the model twice, and of what the gradient needs.
+    """Return the memory for a distillation: of the model twice, and of a batch's activations.
 
-    These are the activations of one pass through all layers, each about as large as 16 times its
-    input; how many layers stand behind the cut is not known before the plan.
+    How many layers stand behind the cut is not known before the plan: all are counted.
     """
     entry = config.definitions.models[model]
     settings = config.distillation(distilled(config, recovery).distillation)
     tokens = (settings.micro_batch or settings.batch) * training_length(config)
-    activations = tokens * entry.n_layers * entry.hidden_size * 16 * 4 // 10**6
-    return 2 * memory_mb(config, model) + activations
+    return 2 * memory_mb(config, model) + activations_mb(entry, tokens)
 
 
 def rank_layers_mb(config: Config, model: str, selection: str) -> int:
     """Return the memory for a ranking: of statistics, or of a model and as much for gradients.
 
-    A metric that repairs its candidates also sums up two float64 matrices for every layer.
+    A metric that takes gradients also needs the activations of a batch in all layers, one that
+    repairs its candidates two float64 matrices for every layer.
     """
     if "model" not in selection_needs(config, selection):
         return 1000
     entry = config.definitions.models[model]
     megabytes = memory_mb(config, model) + entry.parameters * 4 // 10**6
-    metric = methods.selection_method(config.definitions.selections[selection].metric)
+    chosen = config.definitions.selections[selection]
+    metric = methods.selection_method(chosen.metric)
+    megabytes += activations_mb(entry, methods.gradient_tokens(metric, chosen.params))
     if issubclass(metric.Params, RepairParams):
         megabytes += 2 * entry.n_layers * entry.hidden_size**2 * 8 // 10**6
     return megabytes

@@ -16,9 +16,12 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from lpsteps.models.families import LAYOUTS
 
 # The name of this attention in the configuration of a model.
 CAUSAL_ATTENTION = "lpsteps_causal"
@@ -33,16 +36,18 @@ def use_causal_attention(model: PreTrainedModel) -> None:
     """Let a model on a processor compute plain causal attention by :func:`causal_attention`.
 
     Whatever that does not cover (masks, dropout, biases of positions) stays with the fused kernel.
-    A model on a GPU and a family without the fused kernel keep what they have.
+    A model on a GPU, one without the fused kernel, and a family that the tests do not run keep what
+    they have: code of a family may ask for the fused kernel by name.
 
     Args:
         model: A causal language model.
     """
-    if model.device.type != "cpu" or model.config.get_text_config()._attn_implementation != _FUSED:
-        return
-    AttentionInterface.register(CAUSAL_ATTENTION, _attention_of_a_layer)
-    AttentionMaskInterface.register(CAUSAL_ATTENTION, sdpa_mask)
-    model.set_attn_implementation(CAUSAL_ATTENTION)
+    config = model.config.get_text_config()
+    tested = config.model_type in LAYOUTS
+    if model.device.type == "cpu" and tested and config._attn_implementation == _FUSED:
+        AttentionInterface.register(CAUSAL_ATTENTION, _attention_of_a_layer)
+        AttentionMaskInterface.register(CAUSAL_ATTENTION, sdpa_mask)
+        model.set_attn_implementation(CAUSAL_ATTENTION)
 
 
 def causal_attention(
@@ -85,6 +90,7 @@ class _CausalAttention(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         (gradient,) = gradients

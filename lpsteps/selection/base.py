@@ -12,6 +12,9 @@ A metric is one module of this package. It defines:
     A frozen pydantic model of its parameters, with a description of every field.
 ``rank(context, params)``
     The work: a :class:`~lpsteps.selection.ranking.Ranking` of all candidates.
+``gradient_tokens(params)``
+    Optional: tokens of one backward pass through the model, whose activations a job on a cluster
+    asks memory for; none where a metric does not say.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
 statistics come in through the context, and heavy libraries are imported inside functions.

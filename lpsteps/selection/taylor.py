@@ -47,6 +47,11 @@ class Params(TextParams, Exemptions):
     )
 
 
+def gradient_tokens(params: Params) -> int:
+    """Return the tokens of one backward pass."""
+    return (params.batch or params.windows) * params.length
+
+
 def importances(
     model: PreTrainedModel, windows: npt.NDArray[np.int64], batch: int | None = None
 ) -> list[float]:

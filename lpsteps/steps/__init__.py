@@ -4,7 +4,7 @@ import sys
 
 from lpsteps.garbage_collection import collect_rarely
 
-# What the program's name is while `python -m` looks for its module, of which this package is the
-# first part: so before the program's imports, and not where a step is imported.
+# `python -m` imports this package first, while the program's name is still "-m". Where a step is
+# imported from elsewhere, nothing changes.
 if sys.argv[:1] == ["-m"]:
     collect_rarely()

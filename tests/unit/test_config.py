@@ -617,15 +617,18 @@ def test_the_full_profile_shows_every_kind_of_training():
 
 
 def test_memory_of_a_ranking(profile):
-    """Weights and gradients in float32; two float64 matrices for each layer that is repaired."""
+    """Weights and gradients in float32, activations, two float64 matrices for a repaired layer."""
     config = configuration.load_config(profile, ["config/config.yaml"])
     model = config.definitions.models["smollm2-135m"]
     assert jobs.rank_layers_mb(config, "smollm2-135m", "shortgpt") == 1000
-    taylor = jobs.rank_layers_mb(config, "smollm2-135m", "taylor")
-    assert 0 <= taylor - (2500 + 2 * 4e-6 * model.parameters) + 2 <= 2
+    sleb = jobs.rank_layers_mb(config, "smollm2-135m", "sleb")
+    assert 0 <= sleb - (2500 + 2 * 4e-6 * model.parameters) + 2 <= 2
+    # Ten windows of 128 tokens.
+    more = jobs.rank_layers_mb(config, "smollm2-135m", "taylor") - sleb
+    assert more == int(1280 * 30 * 576 * 16 * 4e-6)
     matrices = 30 * 2 * 8e-6 * 576**2
     for selection in ("repair-aware", "repair-aware-layers"):
-        more = jobs.rank_layers_mb(config, "smollm2-135m", selection) - taylor
+        more = jobs.rank_layers_mb(config, "smollm2-135m", selection) - sleb
         assert more == int(matrices)
 
 

@@ -219,27 +219,38 @@ def test_bfloat16_targets_are_those_of_the_exact_logits(
     torch.testing.assert_close(of_tokens - of_tokens[:, :1], found, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("spread", "taken"), [(1.0, [19]), (0.01, [19, 76]), (0.004, [19, 76, VOCABULARY])]
+)
 def test_bfloat16_targets_take_more_logits_only_where_rounding_may_matter(
-    monkeypatch: pytest.MonkeyPatch,
+    spread: float, taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked_at: list[tuple[int, int]] = []
-    original = divergence._decided
+    counts: list[int] = []
+    originals = divergence._products, OutputHead.logits
 
-    def counting(*arguments: Any) -> Any:
-        looked_at.append((len(arguments[1]), arguments[4]))
-        return original(*arguments)
+    def products(rows: torch.Tensor, table: torch.Tensor, positions: torch.Tensor) -> Any:
+        counts.append(positions.shape[1])
+        return originals[0](rows, table, positions)
 
-    monkeypatch.setattr(divergence, "_decided", counting)
-    rows = rows_of(1, torch.bfloat16)
-    top_targets(OutputHead(nearly_equal_head(None, 1.0)), rows, 3, normalised=False)
-    assert looked_at == [(10, 19)]
-    looked_at.clear()
-    top_targets(OutputHead(nearly_equal_head(None, 0.004)), rows, 3, normalised=False)
-    assert looked_at[0] == (10, 19)
-    assert [candidates for _, candidates in looked_at[1:]] == [76, 304, 1216]
-    looked_at.clear()
-    top_targets(OutputHead(nearly_equal_head(None, 0.004)), rows, 3, normalised=True)
-    assert not looked_at
+    def logits(head: OutputHead, rows: torch.Tensor) -> torch.Tensor:
+        counts.append(head.vocabulary)
+        return originals[1](head, rows)
+
+    monkeypatch.setattr(divergence, "_products", products)
+    monkeypatch.setattr(OutputHead, "logits", logits)
+    head, rows = OutputHead(nearly_equal_head(None, spread)), rows_of(1, torch.bfloat16)
+    top_targets(head, rows, 3, normalised=False)
+    assert counts == taken
+    counts.clear()
+    top_targets(head, rows, 3, normalised=True)
+    assert counts == [VOCABULARY]
+
+
+def test_rows_of_another_dtype_than_the_head_have_float32_logits() -> None:
+    parts, rows = decoder(False, None, torch.bfloat16), rows_of(1)
+    found = top_targets(OutputHead(parts), rows, 5, normalised=False)
+    expected = log_probabilities(parts, rows).topk(5, dim=1).indices
+    assert found.indices.flatten(0, 1).equal(expected)
 
 
 def test_the_error_of_bfloat16_logits_is_bounded() -> None:
