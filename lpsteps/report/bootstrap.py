@@ -104,4 +104,5 @@ def interval(values: Values, level: float = LEVEL) -> tuple[float, float] | None
         low, high = np.quantile(values, [tail, 1 - tail])
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
-    return round(float(low), DECIMALS), round(float(high), DECIMALS)
+    # What is rounded to zero keeps its sign, which adding zero takes away.
+    return round(float(low), DECIMALS) + 0.0, round(float(high), DECIMALS) + 0.0
