@@ -16,6 +16,7 @@ from lpsteps.artifacts import write_json, write_parquet
 from lpsteps.distillation import teacher_store
 from lpsteps.distillation.distiller import Distiller
 from lpsteps.distillation.teacher_store import ShardWriter, TeacherStore
+from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.loading import load_model
 from lpsteps.patches import GapPatch, Operation, PatchSet, write_patches
 from lpsteps.plan import Plan, write_plan
@@ -100,6 +101,7 @@ def test_store_holds_the_largest_probabilities_of_the_whole_model(
     store = TeacherStore(tmp_path / "store" / "manifest.json")
     targets, hidden = store.read(np.arange(9))
     model = load_model(tmp_path / "models" / "llama", getattr(torch, dtype))
+    use_causal_attention(model)
     with torch.no_grad():
         output = model(torch.from_numpy(STORED), output_hidden_states=True, use_cache=False)
     assert hidden is not None
