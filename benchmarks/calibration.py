@@ -16,7 +16,6 @@ one at a time:
 
 from __future__ import annotations
 
-import copy
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -24,9 +23,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from benchmarks.inputs import Inputs, add_model_arguments, add_window_arguments, read_inputs
+from benchmarks.inputs import (
+    Inputs,
+    add_model_arguments,
+    add_window_arguments,
+    read_inputs,
+    with_shared_weights,
+)
 from benchmarks.measure import (
     figure,
     interleaved_seconds,
@@ -71,21 +75,17 @@ def run_official(inputs: Inputs, counts: tuple[int, ...], bases: tuple[bool, ...
 
 def as_in_the_step(inputs: Inputs) -> Inputs:
     """Return the same windows for a model with the step's attention, sharing its weights."""
-    model = _with_shared_weights(inputs.model)
+    model = with_shared_weights(inputs.model)
     use_causal_attention(model)
     return Inputs(model, inputs.windows)
 
 
 def with_fewer_layers(inputs: Inputs) -> Inputs:
     """Return the same windows for a model with one layer in :data:`FACTOR`, sharing its weights."""
-    model = _with_shared_weights(inputs.model)
+    model = with_shared_weights(inputs.model)
     count = len(decoder_of(model).layers)
     apply_plan(model, Plan.removing(count, tuple(range(count // FACTOR, count))))
     return Inputs(model, inputs.windows)
-
-
-def _with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
-    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
 
 
 def contenders(inputs: Inputs) -> dict[str, Callable[[], None]]:

@@ -22,7 +22,6 @@ gradient of their activations, and the patch.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import tempfile
@@ -35,13 +34,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import log_softmax
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
 
 from benchmarks.inputs import (
     PLAN_FOLDER,
     add_model_arguments,
     add_window_arguments,
     read_model,
+    with_shared_weights,
 )
 from benchmarks.measure import (
     exit_status,
@@ -113,10 +112,6 @@ class Bench:
         }
         return setups[name]()
 
-    def _with_shared_weights(self) -> PreTrainedModel:
-        """Return a copy of the model whose layers can be removed; the weights are no copies."""
-        return copy.deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
-
     def _synchronise(self) -> None:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize()
@@ -133,7 +128,7 @@ class Bench:
         return run
 
     def _official(self, *, with_teacher: bool) -> Step:
-        pruned = self._with_shared_weights()
+        pruned = with_shared_weights(self.model)
         apply_plan(pruned, self.plan, self.start)
         patch = [weight for name, weight in pruned.named_parameters() if "input_patch" in name]
         adamw = torch.optim.AdamW([weight.requires_grad_(True) for weight in patch], lr=1e-9)
@@ -165,7 +160,7 @@ class Bench:
 
     def _distiller(self) -> tuple[Distiller, torch.optim.AdamW]:
         # A model of its own, because the other contenders keep the library's attention.
-        model = self._with_shared_weights()
+        model = with_shared_weights(self.model)
         distiller = Distiller(model, self.plan, self.start, self.settings, seed=0)
         return distiller, torch.optim.AdamW(distiller.parameters.values(), lr=1e-9)
 
@@ -212,7 +207,7 @@ class Bench:
             raise SystemExit("error: the bound is derived for a plan with one gap")
         window = self.windows[0]
         stack = _operations(self._bare_forward(), self.windows)
-        pruned = self._with_shared_weights()
+        pruned = with_shared_weights(self.model)
         apply_plan(pruned, self.plan)
         backbone = decoder_of(pruned).backbone
         # Layers are alike, so those behind the cut take their share of the pruned stack.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,11 @@ def read_model(arguments: Namespace) -> PreTrainedModel:
     compute = read_compute(arguments.compute)
     dtype = torch_dtype(arguments.dtype) if arguments.dtype else compute.dtype
     return load_model(arguments.model.parent, dtype, device=compute.device)
+
+
+def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model whose layers and attention can change; the weights are no copies."""
+    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
 
 
 def read_inputs(arguments: Namespace) -> Inputs:
