@@ -73,16 +73,20 @@ def recovery_needs(method: ModuleType, params: BaseModel) -> frozenset[Need]:
     return needs
 
 
-def unsuited(method: ModuleType, n: int) -> str | None:
+def unsuited(method: ModuleType, n: int, family: str | None) -> str | None:
     """Return why a recovery cannot repair any cut of ``n`` layers, or None when it can.
 
-    A module says so in a function ``unsuited(n)`` of its own; one without it takes every cut.
+    A module says so in a function ``unsuited(n, family)`` of its own; one without it takes every
+    cut of every model.
 
     Args:
         method: Module of the method.
         n: Number of removed layers.
+        family: ``model_type`` of the model, None where the config does not state it.
     """
-    reason: str | None = method.unsuited(n) if hasattr(method, "unsuited") else None
+    if not hasattr(method, "unsuited"):
+        return None
+    reason: str | None = method.unsuited(n, family)
     return reason
 
 

@@ -89,6 +89,11 @@ class Model(Section):
     vocabulary: Positive | None = Field(
         default=None, description="Rows of the embedding; null: told from the other sizes"
     )
+    model_type: str | None = Field(
+        default=None,
+        description="Family, as its config.json names it; null: what no repair can change in it is "
+        "found by the jobs, not before",
+    )
     source: Source = Field(description="Where the weights come from")
     licence: str = Field(
         default="", description="Licence of the weights, for exports; empty: that of the archive"

@@ -34,6 +34,11 @@ class ExpectedModel(Spec):
     parameters: int = Field(description="parameters of the whole model, tied ones once")
     layer_parameters: int = Field(description="parameters of one decoder layer")
     vocabulary: int | None = Field(default=None, description="tokens, null where not stated")
+    model_type: str | None = Field(default=None, description="family, null where not stated")
+
+    def sizes(self) -> dict[str, int]:
+        """Return the stated sizes, for a manifest; the family is checked, and changes no byte."""
+        return self.model_dump(exclude_none=True, exclude={"model_type"})
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,10 @@ def check_model(folder: Path, expected: ExpectedModel) -> None:
             "decoder layer 0; see whether they are whole and those of a decoder-only model"
         )
     for key, value in expected.model_dump(exclude_none=True).items():
-        found = counted[key] if key in counted else model_size(config, key, "config.json")
+        if key == "model_type":
+            found = config.get(key)
+        else:
+            found = counted[key] if key in counted else model_size(config, key, "config.json")
         if found != value:
             raise LpstepsError(
                 f"{key}: {value}: the model's files say {found}; correct config/models.yaml"

@@ -92,6 +92,7 @@ def _entry(
         "parameters": count.total,
         "layer_parameters": count.layer,
         "vocabulary": model_size(config, "vocabulary", where),
+        "model_type": config["model_type"],
         "source": dict(source),
         "add_bos": _adds_bos(folder, trusted),
     }

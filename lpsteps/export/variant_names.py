@@ -37,7 +37,7 @@ def exportable_variants(config: Config, model: str) -> list[jobs.Variant]:
     and the width prunings that the profile shows.
     """
     plans = [plan for plan in jobs.plan_folders(config) if plan.model == model]
-    suited = {n: suited_recoveries(config, n) for n in {plan.n for plan in plans}}
+    suited = {n: suited_recoveries(config, model, n) for n in {plan.n for plan in plans}}
     found = {jobs.Variant(model)}
     for plan in plans:
         found.update(replace(plan, recovery=recovery) for recovery in suited[plan.n])
@@ -45,13 +45,13 @@ def exportable_variants(config: Config, model: str) -> list[jobs.Variant]:
     return sorted(found)
 
 
-def suited_recoveries(config: Config, n: int) -> list[str]:
-    """Return the recoveries that can repair a cut of n layers in this profile."""
+def suited_recoveries(config: Config, model: str, n: int) -> list[str]:
+    """Return the recoveries that can repair a cut of n layers of a model in this profile."""
     trained = jobs.distilled_recoveries(config) if config.profile.training_text is None else []
     return [
         recovery
         for recovery in config.definitions.recoveries
-        if recovery not in trained and jobs.recovery_unsuited(config, recovery, n) is None
+        if recovery not in trained and jobs.recovery_unsuited(config, model, recovery, n) is None
     ]
 
 

@@ -25,15 +25,15 @@ def recovery_method(config: Config, recovery: str) -> tuple[ModuleType, BaseMode
     return method, method.Params(**entry.params)
 
 
-def recovery_unsuited(config: Config, recovery: str, n: int) -> str | None:
-    """Return why a recovery cannot repair a cut of n layers in this profile, or None."""
+def recovery_unsuited(config: Config, model: str, recovery: str, n: int) -> str | None:
+    """Return why a recovery cannot repair a cut of n layers of a model in this profile, or None."""
     entry = config.definitions.recoveries[recovery]
     if isinstance(entry, DistilledRecovery):
         lacking = config.lacking_text(entry.distillation)
         if lacking is not None:
             return lacking
     method, _ = recovery_method(config, recovery)
-    return methods.unsuited(method, n)
+    return methods.unsuited(method, n, config.definitions.models[model].model_type)
 
 
 def method_recoveries(config: Config) -> list[str]:

@@ -114,7 +114,7 @@ def _variants_of(
                 yield Variant(model, calibration, n=n, width=query.selection)
     if query.selection in defined.selections and query.recovery in defined.recoveries:
         for n in counts:
-            if recovery_unsuited(config, query.recovery, n) is None:
+            if recovery_unsuited(config, model, query.recovery, n) is None:
                 yield Variant(model, calibration, query.selection, n, query.recovery)
 
 

@@ -75,6 +75,12 @@ def shape(config: Config, model: str) -> dict[str, Any]:
     }
 
 
+def _expected(config: Config, model: str) -> dict[str, Any]:
+    """Return what the files of a model have to agree with: its sizes and, if stated, its family."""
+    family = config.definitions.models[model].model_type
+    return shape(config, model) | ({} if family is None else {"model_type": family})
+
+
 def model_origin(config: Config, model: str) -> dict[str, str | None]:
     """Return where a model comes from, in words, and which version or commit of it."""
     entry = config.definitions.models[model].source
@@ -96,7 +102,7 @@ def convert_model_spec(config: Config, model: str) -> dict[str, Any]:
     source = config.definitions.models[model].source
     if not isinstance(source, ArchiveSource):
         raise TypeError(f"{model} does not come from an archive")
-    return {"format": source.format, "file": source.file, "expected": shape(config, model)}
+    return {"format": source.format, "file": source.file, "expected": _expected(config, model)}
 
 
 def fetch_model_spec(config: Config, model: str) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def fetch_model_spec(config: Config, model: str) -> dict[str, Any]:
             raise TypeError(f"{model} comes from an archive")
     return {
         "source": source,
-        "expected": shape(config, model),
+        "expected": _expected(config, model),
         "trust_remote_code": entry.trust_remote_code,
     }
 

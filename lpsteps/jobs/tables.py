@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -161,7 +162,7 @@ def recovery_facts(config: Config, calibration: str, recovery: str) -> dict[str,
     """Return what the tables say of a recovery on a calibration.
 
     Its title, the tokens of text that it reads, how long it is trained on how many of them, what a
-    distillation does, and for which of the profile's numbers of layers it is unsuited, with the
+    distillation does, and for which models and numbers of layers it is unsuited, with the
     reasons. Tokens are null where the config asks for all windows of a corpus, which are counted
     when they are cut.
     """
@@ -173,15 +174,14 @@ def recovery_facts(config: Config, calibration: str, recovery: str) -> dict[str,
         tokens, training = _text_of_distillation(distillation)
     else:
         tokens, training = _text_of_method(config, calibration, method, params)
-    rows = config.profile.tables.values()
-    levels = {n for row in rows for counts in row.values() for n in counts}
-    reasons = {str(n): recovery_unsuited(config, recovery, n) for n in sorted(levels)}
     return {
         "title": entry.title,
         "calibration_tokens": tokens,
         "training": training,
         "distillation": distillation,
-        "unsuited": {n: reason for n, reason in reasons.items() if reason is not None},
+        "unsuited": _unsuited_levels(
+            config, lambda model, n: recovery_unsuited(config, model, recovery, n)
+        ),
     }
 
 
@@ -228,21 +228,27 @@ def _distillation_facts(config: Config, entry: DistilledRecovery) -> dict[str, A
 
 def width_facts(config: Config, width: str) -> dict[str, Any]:
     """Return what the tables say of a width pruning: title, and levels without it, with reasons."""
+    return {
+        "title": config.definitions.width_prunings[width].title,
+        "unsuited": _unsuited_levels(
+            config, lambda model, n: width_unsuited(config, model, width, n)
+        ),
+    }
+
+
+def _unsuited_levels(
+    config: Config, reason: Callable[[str, int], str | None]
+) -> dict[str, dict[str, str]]:
+    """Return the reasons against the profile's models and levels, by model and level."""
     levels: dict[str, set[int]] = {}
     for row in config.profile.tables.values():
         for model, counts in row.items():
             levels.setdefault(model, set()).update(counts)
-    unsuited = {
-        model: {str(n): width_unsuited(config, model, width, n) for n in sorted(counts)}
-        for model, counts in sorted(levels.items())
-    }
-    return {
-        "title": config.definitions.width_prunings[width].title,
-        "unsuited": {
-            model: {n: reason for n, reason in reasons.items() if reason is not None}
-            for model, reasons in unsuited.items()
-        },
-    }
+    found: dict[str, dict[str, str]] = {}
+    for model in sorted(levels):
+        reasons = {str(n): reason(model, n) for n in sorted(levels[model])}
+        found[model] = {n: why for n, why in reasons.items() if why is not None}
+    return found
 
 
 def _named_calibrations(config: Config) -> set[str]:

@@ -22,22 +22,25 @@ class Layout:
         layers: Name of the layers in the backbone.
         norm: Name of the final norm in the backbone.
         native: Whether transformers has the family; else its code comes with the model.
+        norms_branches: Whether a norm follows the attention and the MLP on their way to the stream,
+            so that the scale of their output projections has no effect.
     """
 
     backbone: str = "model"
     layers: str = "layers"
     norm: str = "norm"
     native: bool = True
+    norms_branches: bool = False
 
 
 LAYOUTS: Mapping[str, Layout] = {
     "baichuan": Layout(native=False),
-    "gemma2": Layout(),
-    "gemma3_text": Layout(),
+    "gemma2": Layout(norms_branches=True),
+    "gemma3_text": Layout(norms_branches=True),
     "gpt_neox": Layout(backbone="gpt_neox", norm="final_layer_norm"),
     "llama": Layout(),
     "mistral": Layout(),
-    "olmo2": Layout(),
+    "olmo2": Layout(norms_branches=True),
     "opt": Layout(backbone="model.decoder", norm="final_layer_norm"),
     "phi3": Layout(),
     "qwen2": Layout(),
@@ -56,6 +59,29 @@ USUAL_LAYOUTS = (
     Layout(backbone="transformer", layers="blocks", norm="norm_f"),
 )
 """Where further families keep their parts, in the order in which they are looked for."""
+
+
+def unknown_projections(family: str | None) -> str | None:
+    """Return that a family's output projections are not known, or None where they are.
+
+    Args:
+        family: `model_type` of its `config.json`; of None nothing is said.
+    """
+    if family is None or family in LAYOUTS:
+        return None
+    return f"needs a family whose output projections are known, and {family} is none"
+
+
+def fixed_projections(family: str | None) -> str | None:
+    """Return why no repair can move a family's output projections, or None where one can.
+
+    Args:
+        family: `model_type` of its `config.json`; of None nothing is said.
+    """
+    if family is not None and LAYOUTS.get(family, Layout()).norms_branches:
+        return f"moves output projections, and in {family} a norm follows each"
+    return unknown_projections(family)
+
 
 # Names under which configs give sizes; the first is the usual one.
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from lpsteps.models.families import fixed_projections
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
 
@@ -63,6 +64,11 @@ class Params(BaseModel):
         "next gap",
     )
     batch: int = Field(default=4, ge=1, description="Windows per forward pass")
+
+
+def unsuited(n: int, family: str | None) -> str | None:
+    """Return why the projections of a family cannot be refitted, or None where they can."""
+    return fixed_projections(family)
 
 
 def working_bytes(hidden_size: int, intermediate_size: int) -> int:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.least_squares import Regression, RidgeSolver, scaled_rotation
+from lpsteps.models.families import fixed_projections
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
 from lpsteps.recovery.replaceme import branch_gaps
@@ -50,6 +51,11 @@ class Params(BaseModel):
         allow_inf_nan=False,
         description="Ridge that draws T to the identity, in units of the mean eigenvalue of m'm",
     )
+
+
+def unsuited(n: int, family: str | None) -> str | None:
+    """Return why the projections of a family cannot be transformed, or None where they can."""
+    return fixed_projections(family)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from lpsteps.least_squares import (
     added_regression,
     resolved_ridge,
 )
+from lpsteps.models.families import fixed_projections
 from lpsteps.moments import BranchGapMoments, BranchMoments
 from lpsteps.patches import PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
@@ -47,6 +48,11 @@ class Params(RidgeParams):
         description="Where the ridge draws T: zero, as in the paper, switches the MLP off; "
         "identity leaves it as it is",
     )
+
+
+def unsuited(n: int, family: str | None) -> str | None:
+    """Return why the projections of a family cannot be transformed, or None where they can."""
+    return fixed_projections(family)
 
 
 def branch_gaps(context: RecoveryContext) -> list[BranchGapMoments]:

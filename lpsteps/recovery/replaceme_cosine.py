@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from lpsteps.errors import LpstepsError
+from lpsteps.models.families import fixed_projections
 from lpsteps.patches import PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
 from lpsteps.training import (
@@ -46,6 +47,11 @@ class Params(TrainingParams):
     epochs: int = Field(default=10, ge=1, description="Passes over the text")
     batch: int = Field(default=1, ge=1, description="Sequences per step")
     learning_rate: float = Field(default=1e-4, gt=0, description="Learning rate of Adam, constant")
+
+
+def unsuited(n: int, family: str | None) -> str | None:
+    """Return why the projections of a family cannot be transformed, or None where they can."""
+    return fixed_projections(family)
 
 
 def trained_transform(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
+from lpsteps.models.families import unknown_projections
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.recovery.base import Need, RecoveryContext
 from lpsteps.streamline import StreamlineParams, imitate_gap
@@ -31,6 +32,11 @@ class Params(StreamlineParams):
     intermediate: int | None = Field(
         default=None, ge=1, description="Width of the MLP; null for that of the model's own MLPs"
     )
+
+
+def unsuited(n: int, family: str | None) -> str | None:
+    """Return why the size of a family's MLPs is not known, or None where it is."""
+    return unknown_projections(family)
 
 
 def trained_mlp(

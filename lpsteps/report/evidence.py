@@ -146,7 +146,7 @@ class RecoveryFacts(BaseModel):
         calibration_tokens: Tokens of text that it reads, None where that is all there are.
         training: None when it is not trained.
         distillation: None when it is not distilled.
-        unsuited: Why it cannot repair a cut of some number of layers, by that number.
+        unsuited: Why it cannot repair a cut, by model and number of layers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -155,7 +155,7 @@ class RecoveryFacts(BaseModel):
     calibration_tokens: int | None = Field(ge=0)
     training: TrainingFacts | None = None
     distillation: DistillationFacts | None = None
-    unsuited: dict[int, str] = {}
+    unsuited: dict[str, dict[int, str]] = {}
 
 
 class WidthFacts(BaseModel):

@@ -122,8 +122,9 @@ class RowEvidence:
             facts = self.spec.recovery(row.recovery, row.calibration)
             if facts is None:
                 return row.missing or f"no calibration '{row.calibration}' is configured"
-            if blank.n_pruned in facts.unsuited:
-                return facts.unsuited[blank.n_pruned]
+            levels = facts.unsuited.get(blank.model, {})
+            if blank.n_pruned in levels:
+                return levels[blank.n_pruned]
         plan_key = self._plan_key(row, blank.model, blank.n_pruned)
         plan = f"{self.evidence.plan_folders.get(plan_key)}/plan.json"
         patch = f"{blank.variant}/patch.manifest.json"

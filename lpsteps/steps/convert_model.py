@@ -25,7 +25,7 @@ class ConversionSpec(Spec):
 
     format: Literal["gguf"] = Field(description="format of the file")
     file: str = Field(description="name of the member in the archive")
-    expected: ExpectedModel = Field(description="the sizes that config/models.yaml gives")
+    expected: ExpectedModel = Field(description="what config/models.yaml says of the model")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     manifest = {
         "schema": 1,
         "source": {"archive": archive["wheel"], "file": spec.file, "format": spec.format},
-        **spec.expected.model_dump(),
+        **spec.expected.sizes(),
     }
     with elapsed("hashing the model"):
         files = file_manifest(folder, [path.name for path in folder.iterdir()])

@@ -44,7 +44,7 @@ class ModelSpec(Spec):
     """Where the model is, and what it should turn out to be."""
 
     source: Annotated[HubModel | LocalModel, Field(discriminator="kind")]
-    expected: ExpectedModel = Field(description="the sizes that config/models.yaml gives")
+    expected: ExpectedModel = Field(description="what config/models.yaml says of the model")
     trust_remote_code: bool = Field(
         default=False,
         description="take the model's Python files along, and let every later step run them",
@@ -79,7 +79,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         "schema": 1,
         "source": origin,
         "trust_remote_code": spec.trust_remote_code,
-        **spec.expected.model_dump(exclude_none=True),
+        **spec.expected.sizes(),
     }
     with elapsed("hashing the model"):
         files = file_manifest(folder, [path.name for path in folder.iterdir()])

@@ -610,7 +610,7 @@ def test_the_full_profile_shows_every_kind_of_training():
     config = configuration.read_config(Path("config/full.yaml"))
     shown = {variant.recovery for variant in jobs.variants(config)}
     trained = jobs.distilled_recoveries(config)
-    too_long = {name for name in trained if jobs.recovery_unsuited(config, name, 5)}
+    too_long = {name for name in trained if jobs.recovery_unsuited(config, "smollm2-135m", name, 5)}
     # The paper's numbers of samples, in its own profile.
     assert too_long == {f"linearpatch+ft-samples-{n}" for n in (2500, 7500)}
     assert set(trained) - too_long <= shown

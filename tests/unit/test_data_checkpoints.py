@@ -61,6 +61,9 @@ def test_a_difference_names_the_key_and_both_values(tmp_path: Path) -> None:
     for key, value in right.items():
         with pytest.raises(LpstepsError, match=f"^{key}: {value + 1}: .* say {value}"):
             check_model(tmp_path, ExpectedModel(**{**right, key: value + 1}))
+    check_model(tmp_path, ExpectedModel(**right, model_type="llama"))
+    with pytest.raises(LpstepsError, match=r"^model_type: qwen2: the model's files say llama; "):
+        check_model(tmp_path, ExpectedModel(**right, model_type="qwen2"))
 
 
 def test_weights_without_a_first_layer_are_told_as_that(tmp_path: Path) -> None:

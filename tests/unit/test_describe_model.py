@@ -46,6 +46,7 @@ def test_a_folder(folder: Path, tiny_model: Any) -> None:
     assert entry == {
         "title": "qwen2",
         **sizes,
+        "model_type": "qwen2",
         "source": {"path": str(folder)},
         "add_bos": True,
     }

@@ -94,7 +94,7 @@ def test_a_repair_that_does_not_suit_the_cut_is_not_offered(config: Config) -> N
     for variant in exportable_variants(config, MODEL):
         if variant.recovery:
             method, _ = jobs.recovery_method(config, variant.recovery)
-            assert getattr(method, "unsuited", lambda n: None)(variant.n) is None
+            assert getattr(method, "unsuited", lambda n, family: None)(variant.n, "llama") is None
 
 
 def test_a_training_on_more_windows_than_there_are_is_not_offered(config: Config) -> None:

@@ -20,6 +20,7 @@ from lpsteps.training import training_text
 
 ROOT = Path(__file__).parents[2]
 WINDOWS, WINDOW = 20, 500
+MODEL = "smollm2-135m"
 
 
 @pytest.fixture(autouse=True)
@@ -165,15 +166,49 @@ def test_levels_that_a_repair_is_unsuited_for_are_left_out_with_the_reason() -> 
     assert levels["streamline-ffn"] == levels["linearpatch"] == set(range(1, 10))
     spec = parse_build_spec(jobs.build_tables_spec(config))
     reason = "one trained layer cannot stand in for a single layer"
-    assert spec.recoveries["streamline-layer"].unsuited == {1: reason}
-    assert spec.recoveries["streamline-ffn"].unsuited == {}
+    assert spec.recoveries["streamline-layer"].unsuited == {MODEL: {1: reason}}
+    assert spec.recoveries["streamline-ffn"].unsuited == {MODEL: {}}
 
 
 def test_a_method_without_an_opinion_takes_every_cut() -> None:
     method = ModuleType("method")
-    assert methods.unsuited(method, 1) is None
-    method.unsuited = lambda n: f"{n} is odd" if n % 2 else None  # type: ignore[attr-defined]
-    assert [methods.unsuited(method, n) for n in (1, 2)] == ["1 is odd", None]
+    assert methods.unsuited(method, 1, "llama") is None
+    method.unsuited = lambda n, family: f"{n} of {family}" if n % 2 else None  # type: ignore[attr-defined]
+    assert [methods.unsuited(method, n, "llama") for n in (1, 2)] == ["1 of llama", None]
+
+
+MOVING = {"branch-refit", "replaceme", "procrustes-replaceme", "replaceme-cosine"}
+
+
+@pytest.mark.parametrize(
+    ("family", "unsuited"),
+    [
+        (None, set()),
+        ("llama", set()),
+        ("gemma2", MOVING),
+        ("gemma3_text", MOVING),
+        ("olmo2", MOVING),
+        ("smollm3", MOVING | {"streamline-ffn"}),
+    ],
+)
+def test_repairs_that_a_family_cannot_take_are_left_out_with_the_reason(
+    tmp_path: Path, family: str | None, unsuited: set[str]
+) -> None:
+    models = yaml.safe_load(Path("config/models.yaml").read_text())
+    models["models"][MODEL]["model_type"] = family
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
+    profile = yaml.safe_load(Path("config/beyond.yaml").read_text())
+    profile["definitions"][0] = str(tmp_path / "models.yaml")
+    profile["tables"] = {"beyond": {MODEL: [5]}}
+    config = load_config(profile, ["config/beyond.yaml"])
+    shown = {variant.recovery for variant in jobs.variants(config)}
+    spec = parse_build_spec(jobs.build_tables_spec(config))
+    for recovery in (*MOVING, "streamline-ffn", "streamline-layer", "linearpatch"):
+        reasons = spec.recoveries[recovery].unsuited[MODEL]
+        assert (recovery in shown, set(reasons)) == (
+            (False, {5}) if recovery in unsuited else (True, set())
+        )
+        assert all(str(family) in reason for reason in reasons.values())
 
 
 FIT = [
@@ -318,7 +353,8 @@ def test_a_distilled_repair_is_unsuited_where_its_start_is(tmp_path: Path) -> No
     config.profile.tables["table06"]["smollm2-135m"] = (1, 5)
     levels = {v.n for v in jobs.variants(config) if v.recovery == "linearpatch+ft"}
     assert levels == {5}
-    assert list(jobs.recovery_facts(config, "wikipedia", "linearpatch+ft")["unsuited"]) == ["1"]
+    facts = jobs.recovery_facts(config, "wikipedia", "linearpatch+ft")
+    assert list(facts["unsuited"][MODEL]) == ["1"]
 
 
 def test_rows_that_may_lack_text_are_left_out_with_the_reason() -> None:
@@ -327,7 +363,7 @@ def test_rows_that_may_lack_text_are_left_out_with_the_reason() -> None:
     assert "linearpatch+ft-samples-2500" not in {v.recovery for v in jobs.variants(config)}
     facts = jobs.recovery_facts(config, "wikipedia", "linearpatch+ft-samples-2500")
     reason = "asks for 2500 windows of training text, of which there are 128"
-    assert facts["unsuited"]["5"] == reason
+    assert facts["unsuited"][MODEL]["5"] == reason
     # Of all that there is, a text may give a part to distillations that state no number.
     text = jobs.training_text(config).model_copy(update={"windows": 100})
     config.definitions.training_texts["embedded-128"] = text

@@ -116,7 +116,7 @@ def test_an_unverified_plan_or_patch_empties_its_rows(run: Run, kind: str) -> No
 def test_a_level_that_a_repair_is_unsuited_for_is_missing_with_the_reason(run: Run) -> None:
     run.spec["recoveries"]["linearpatch"] = {
         **run.spec["recoveries"]["linearpatch"],
-        "unsuited": {"5": "too many layers"},
+        "unsuited": {SMALL: {"5": "too many layers"}},
     }
     cells = run.cells()
     for column in ("share_closed", "novels", "qa_avg", "ratio", "foldable"):
