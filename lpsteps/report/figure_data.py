@@ -253,9 +253,14 @@ class _Builder:
         self, definition: FigureDefinition, model: str, n: int, sources: list[str]
     ) -> tuple[int, int]:
         """Return the first removed layer and the one behind the last."""
-        self._verified(f"{self._plan_folder(definition, model, n)}/plan.json", sources)
+        path = f"{self._plan_folder(definition, model, n)}/plan.json"
+        self._verified(path, sources)
         plan = self.evidence.plans[model, self.spec.calibration, definition.selection, n]
-        return plan.content.layers[0], plan.content.layers[-1] + 1
+        if len(plan.content.gaps) != 1:
+            raise _MissingError(
+                f"{path}: removes {len(plan.content.gaps)} windows of layers; a figure draws one"
+            )
+        return plan.content.gaps[0]
 
     def _plan_folder(self, definition: FigureDefinition, model: str, n: int) -> str:
         key = (model, self.spec.calibration, definition.selection, n)

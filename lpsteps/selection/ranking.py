@@ -2,13 +2,15 @@
 
 A selection metric scores *candidates*; a candidate is a tuple of layers that leave together. All
 candidates are kept, with score, eligibility and rank, so that a reader sees how close a decision
-was and how the metric judges a layer that it may not take. There are three kinds of ranking:
+was and how the metric judges a layer that it may not take. There are four kinds of ranking:
 
 ``single``
     One layer per candidate, independent of how many layers go. To remove n layers, take the n best.
 ``window``
-    One whole set of layers per candidate, usually a contiguous window, with its own candidates for
-    every n. To remove n layers, take the best candidate of that n.
+    One window of neighbouring layers per candidate, with its own candidates for every n. To remove
+    n layers, take the best candidate of that n.
+``set``
+    The same with sets of layers that need not be neighbours.
 ``sequence``
     One layer per candidate, scored again in every round on the model that the earlier rounds left.
     To remove n layers, take the winners of the rounds 1 to n.
@@ -27,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lpsteps.artifacts import read_parquet, write_parquet
 from lpsteps.errors import LpstepsError
 
-Kind = Literal["single", "window", "sequence"]
+Kind = Literal["single", "window", "set", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def choose(ranking: Ranking, n: int) -> tuple[int, ...]:
     if ranking.kind == "single":
         best = [row for row in ranking.candidates if row.rank is not None and row.rank <= n]
         best.sort(key=lambda row: row.rank or 0)
-    elif ranking.kind == "window":
+    elif ranking.kind in ("window", "set"):
         best = [row for row in ranking.candidates if row.n == n and row.rank == 1]
     else:
         best = [row for row in ranking.candidates if (row.round or 0) <= n and row.rank == 1]

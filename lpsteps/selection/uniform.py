@@ -16,7 +16,7 @@ from lpsteps.selection.ranking import Candidate, Kind, Ranking, ranked
 
 TITLE: Final = "Evenly spread layers"
 PAPER: Final = ""
-KIND: Final[Kind] = "window"
+KIND: Final[Kind] = "set"
 NEEDS: Final[frozenset[Need]] = frozenset()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +89,36 @@ def test_mistakes_are_one_line(figures: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def figure_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Config]:
+    """Load a profile with a figure of a selection."""
+    definition = load_figure("figure1")
+
+    def load(selection: str) -> Config:
+        changed = definition.model_copy(update={"selection": selection})
+        monkeypatch.setattr("lpsteps.config.loading.load_figure", lambda name: changed)
+        return config_with({"figure1": {MODEL: [5]}})
+
+    return load
+
+
+@pytest.mark.parametrize("selection", ["sleb", "uniform"])
 def test_a_figure_shows_a_selection_of_one_window(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    figure_of: Callable[[str], Config], selection: str
 ) -> None:
-    config = config_with({"figure1": {MODEL: [5]}})
-    other = config.figures["figure1"].model_copy(update={"selection": "sleb"})
-    monkeypatch.setattr("lpsteps.config.loading.load_figure", lambda name: other)
-    with pytest.raises(LpstepsError, match=r"selection: sleb: does not remove one window") as error:
-        config_with({"figure1": {MODEL: [5]}})
+    message = rf"selection: {selection}: does not remove one window"
+    with pytest.raises(LpstepsError, match=message) as error:
+        figure_of(selection)
     assert "llm-streamline" in str(error.value) and "allowed: " in str(error.value)
-    monkeypatch.setattr(
-        "lpsteps.config.loading.load_figure",
-        lambda name: other.model_copy(update={"selection": "sleeb"}),
-    )
+
+
+def test_a_figure_may_show_a_random_window(figure_of: Callable[[str], Config]) -> None:
+    assert figure_of("random-window").figures["figure1"].selection == "random-window"
+
+
+def test_a_figure_of_a_selection_that_is_not_defined(figure_of: Callable[[str], Config]) -> None:
     with pytest.raises(LpstepsError, match="'sleeb' is not defined; did you mean 'sleb'"):
-        config_with({"figure1": {MODEL: [5]}})
+        figure_of("sleeb")
 
 
 def test_the_papers_figures_with_measured_data_are_there() -> None:

@@ -171,11 +171,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def figures(
-    asked: dict[str, list[int]] | None = None, problems: dict[str, str] | None = None
+    asked: dict[str, list[int]] | None = None,
+    problems: dict[str, str] | None = None,
+    removed: tuple[int, ...] = (2, 1),
 ) -> list[dict[str, Any]]:
     asked = asked or {definition.id: [2] for definition in DEFINITIONS}
     key = ("m", "c", "s", 2)
-    plan = Sourced(PATHS[0], "0", Plan.removing(LAYERS, (2, 1)))
+    plan = Sourced(PATHS[0], "0", Plan.removing(LAYERS, removed))
     evidence = Evidence({}, {key: CUT}, {}, {key: plan}, {}, {}, problems=problems or {})
     spec = settings({figure: {"m": counts} for figure, counts in asked.items()})
     return build_figures(spec, DEFINITIONS, PATHS, evidence)
@@ -216,6 +218,13 @@ def test_what_does_not_verify_is_not_drawn(run: Path, path: str) -> None:
         uses = path == PATHS[0] or (path == PATHS[1]) == (figure["kind"] == "token_scales")
         assert (panel["data"] is None) == uses
         assert panel["reason"] == (f"{path}: was changed" if uses else None)
+
+
+def test_layers_that_are_no_neighbours_are_not_drawn_as_one_window(run: Path) -> None:
+    for figure in figures(removed=(0, 2)):
+        panel = figure["panels"][0]
+        assert panel["data"] is None and panel["windows"] == []
+        assert panel["reason"] == f"{PATHS[0]}: removes 2 windows of layers; a figure draws one"
 
 
 def test_scales_of_another_cut_are_refused(run: Path) -> None:

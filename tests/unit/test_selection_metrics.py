@@ -6,7 +6,8 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from typing import Any
+from types import ModuleType
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,11 +24,12 @@ from lpsteps.selection import (
     last_layers,
     listed_layers,
     random_layers,
+    random_window,
     token_axis_cosine,
     uniform,
 )
 from lpsteps.selection.base import SelectionContext
-from lpsteps.selection.ranking import choose
+from lpsteps.selection.ranking import Kind, choose
 from lpsteps.statistics import Statistics
 from lpsteps.validation import validated
 
@@ -295,29 +297,25 @@ def test_random_layers_spare_both_ends_and_nest(n_layers: int, seed: int, draw: 
 @given(st.integers(4, 20), st.integers(0, 1000), st.data())
 def test_random_windows_spare_both_ends(n_layers: int, seed: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, n_layers - 2))
-    params = random_layers.Params(contiguous=True)
-    ranking = random_layers.rank(SelectionContext(n_layers, (n,), seed), params)
+    params = random_window.Params()
+    ranking = random_window.rank(SelectionContext(n_layers, (n,), seed), params)
     order = choose(ranking, n)
     assert order == tuple(range(order[0], order[0] + n))
     assert 1 <= order[0] <= n_layers - 1 - n
     # Asking for other numbers of layers, too, does not change the draw.
     both = SelectionContext(n_layers, tuple(range(1, n_layers)), seed)
-    assert choose(random_layers.rank(both, params), n) == order
+    assert choose(random_window.rank(both, params), n) == order
 
 
-@pytest.mark.parametrize("contiguous", [False, True])
-def test_random_draws_are_uniform(contiguous: bool) -> None:
+@pytest.mark.parametrize(
+    ("metric", "allowed"), [(random_layers, range(1, 7)), (random_window, range(1, 6))]
+)
+def test_random_draws_are_uniform(metric: ModuleType, allowed: range) -> None:
     draws = 3000
     counts = Counter(
-        choose(
-            random_layers.rank(
-                SelectionContext(8, (2,)), random_layers.Params(contiguous=contiguous, draw=draw)
-            ),
-            2,
-        )[0]
+        choose(metric.rank(SelectionContext(8, (2,)), metric.Params(draw=draw)), 2)[0]
         for draw in range(draws)
     )
-    allowed = range(1, 6) if contiguous else range(1, 7)
     assert sorted(counts) == list(allowed)
     expected = draws / len(allowed)
     # Five standard deviations of a binomial count.
@@ -329,7 +327,7 @@ def test_every_metric_states_its_contract(name: str) -> None:
     module = selection_method(name)
     assert module.TITLE
     assert module.PAPER.startswith("https://") or module.PAPER == ""
-    assert module.KIND in ("single", "window", "sequence")
+    assert module.KIND in get_args(Kind)
     assert module.NEEDS.issubset({"statistics", "model"})
     assert all(field.description for field in module.Params.model_fields.values())
     with pytest.raises(ValidationError, match="extra_forbidden"):

@@ -70,6 +70,7 @@ WINDOW = Ranking(
         Candidate((0, 1, 2), 0.0, eligible=False, n=3),
     ),
 )
+SET = Ranking("set", ranked([Candidate((0, 2), 0.0, True, n=2)]))
 SEQUENCE = Ranking(
     "sequence",
     (
@@ -86,6 +87,7 @@ SEQUENCE = Ranking(
         (SINGLE, 3, (2, 3, 0)),
         (WINDOW, 1, (1,)),
         (WINDOW, 2, (0, 1)),
+        (SET, 2, (0, 2)),
         (SEQUENCE, 1, (2,)),
         (SEQUENCE, 2, (2, 1)),
     ],
@@ -96,14 +98,16 @@ def test_choice(ranking: Ranking, n: int, order: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("ranking", "n"),
-    [(SINGLE, 0), (SINGLE, 4), (WINDOW, 3), (WINDOW, 4), (SEQUENCE, 3), (SEQUENCE, -1)],
+    [(SINGLE, 0), (SINGLE, 4), (WINDOW, 3), (WINDOW, 4), (SET, 1), (SEQUENCE, 3), (SEQUENCE, -1)],
 )
 def test_a_choice_that_the_ranking_cannot_make_is_refused(ranking: Ranking, n: int) -> None:
     with pytest.raises(LpstepsError, match=f"n: {n}: this {ranking.kind} ranking"):
         choose(ranking, n)
 
 
-@pytest.mark.parametrize("ranking", [SINGLE, WINDOW, SEQUENCE], ids=lambda ranking: ranking.kind)
+@pytest.mark.parametrize(
+    "ranking", [SINGLE, WINDOW, SET, SEQUENCE], ids=lambda ranking: ranking.kind
+)
 def test_a_ranking_survives_its_file(tmp_path: Path, ranking: Ranking) -> None:
     path = tmp_path / "ranking.parquet"
     write_ranking(path, ranking)
