@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from lpsteps import jobs
+from lpsteps import jobs, paths
 from lpsteps.artifacts import read_json, write_json
 from lpsteps.config import Config, dataset_origin, load_config
 from lpsteps.errors import LpstepsError
@@ -126,7 +126,7 @@ def our_scores(config: Config, model: str, folder: Path, work: Path) -> dict[str
                 inputs.append(f"{name}={data}")
             outputs.append(f"{name}={work / 'scores' / name}.json")
         step = evaluate_harness if entry.protocol == "harness" else evaluate_perplexity
-        spec = jobs.evaluate_spec(config, model, jobs.DENSE, suite)
+        spec = jobs.evaluate_spec(config, model, paths.DENSE, suite)
         kind = "data" if entry.protocol == "harness" else "windows"
         run(step, spec, **given, **{kind: inputs, "score": outputs})
         scores |= {name: read_json(work / "scores" / f"{name}.json") for name in entry.benchmarks}

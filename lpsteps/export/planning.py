@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lpsteps import jobs, methods
+from lpsteps import jobs, methods, paths
 from lpsteps.config import ArchiveSource, Config, DistilledRecovery, HubSource
 from lpsteps.export.variant_names import lineage
 
@@ -13,7 +13,7 @@ _CODE_FOLDER = "lpsteps/export"
 
 def checkpoint_manifest(variant: jobs.Variant) -> str:
     """Return the manifest of the exported folder, which is what to ask Snakemake for."""
-    return f"{variant.folder}/checkpoint/manifest.json"
+    return paths.checkpoint(variant.folder)
 
 
 def modeling_file(variant: jobs.Variant) -> str | None:
@@ -30,7 +30,7 @@ def score_files(config: Config, variant: jobs.Variant) -> dict[str, str]:
     that the report would not run.
     """
     shown = jobs.variants(config).get(variant, [])
-    return {name: jobs.score_path(variant, name) for name in shown}
+    return {name: paths.score(variant.folder, name) for name in shown}
 
 
 def dense_score_files(config: Config, variant: jobs.Variant) -> dict[str, str]:

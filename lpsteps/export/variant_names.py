@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from lpsteps import jobs
+from lpsteps import jobs, paths
 from lpsteps.config import Config
 from lpsteps.errors import LpstepsError, nearest
 
@@ -27,7 +27,7 @@ def short_name(config: Config, variant: jobs.Variant) -> str:
 
 def lineage(variant: jobs.Variant) -> str:
     """Return the path of a variant below ``results/{model}``."""
-    return variant.folder.removeprefix(f"results/{variant.model}/")
+    return variant.folder.removeprefix(paths.lineage_folder(variant.model, ""))
 
 
 def exportable_variants(config: Config, model: str) -> list[jobs.Variant]:

@@ -44,11 +44,9 @@ from lpsteps.jobs.selections import (
     selection_needs,
 )
 from lpsteps.jobs.shown_variants import (
-    DENSE,
     Variant,
     models,
     plan_folders,
-    score_path,
     selection_counts,
     variants,
 )
@@ -86,7 +84,6 @@ from lpsteps.jobs.text import (
 from lpsteps.jobs.widths import prune_width_spec, width_modules
 
 __all__ = [
-    "DENSE",
     "Variant",
     "archive_of_dataset",
     "archive_of_model",
@@ -134,7 +131,6 @@ __all__ = [
     "recovery_unsuited",
     "refuse_unpinned",
     "run_programs_of",
-    "score_path",
     "selection_counts",
     "selection_modules",
     "selection_needs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lpsteps import paths
 from lpsteps.config import Config, DistilledRecovery
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.jobs.recoveries import distilled_recoveries
@@ -34,7 +35,7 @@ def teacher_manifest(config: Config, plan: Variant, recovery: str) -> str | None
     settings = config.distillation(entry.distillation)
     if settings.resolved_mode() == "fused":
         return None
-    return f"{plan.plan_folder}/teacher/{entry.start}/{_store_name(settings)}/manifest.json"
+    return paths.stored_targets(plan.plan_folder, entry.start, _store_name(settings))
 
 
 def _store_name(settings: DistillationSettings) -> str:

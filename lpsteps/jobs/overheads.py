@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lpsteps import paths
 from lpsteps.config import Config
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.jobs.text import training_length, training_text
@@ -13,7 +14,7 @@ def overhead_files(config: Config) -> list[str]:
     """Return the files of costs that the profile's tables show, sorted."""
     tables = config.profile.tables.items()
     shown = {model for name, row in tables if config.tables[name].overhead_rows for model in row}
-    return [f"results/{model}/overheads.json" for model in sorted(shown)]
+    return [paths.overheads(model) for model in sorted(shown)]
 
 
 def measure_overheads_spec(config: Config) -> dict[str, Any]:

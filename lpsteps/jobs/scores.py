@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lpsteps import paths
 from lpsteps.config import Config
 from lpsteps.evaluation.benchmark import HarnessBenchmark, PerplexityBenchmark
 
@@ -14,7 +15,7 @@ def suite_inputs(config: Config, model: str, suite: str) -> dict[str, str]:
     for name in config.profile.suites[suite].benchmarks:
         match config.benchmarks[name]:
             case PerplexityBenchmark(corpus=corpus, split=split):
-                files[name] = f"results/{model}/windows/{corpus}/{split}.parquet"
+                files[name] = paths.windows(model, corpus, split)
             case HarnessBenchmark(dataset=dataset):
                 files[name] = f"resources/data/{dataset}/manifest.json"
     return files

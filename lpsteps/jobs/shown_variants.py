@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lpsteps import paths
 from lpsteps.config import Config, unavailable_calibration
 from lpsteps.jobs.recoveries import recovery_unsuited
 from lpsteps.jobs.widths import width_unsuited
 from lpsteps.report.definitions import Query
-
-DENSE = "dense"
 
 
 @dataclass(frozen=True, order=True)
@@ -36,23 +35,21 @@ class Variant:
     @property
     def plan_folder(self) -> str:
         """Folder of the plan, which variants with the same layers share."""
-        calibration = f"results/{self.model}/calibration/{self.calibration}"
-        return f"{calibration}/selection/{self.selection}/n{self.n}"
+        return paths.plan_folder(self.model, self.calibration, self.selection, self.n)
 
     @property
     def folder(self) -> str:
         """Folder of everything that belongs to this variant; it reads as the variant's lineage."""
         if not self.n:
-            return f"results/{self.model}/{DENSE}"
+            return paths.lineage_folder(self.model, paths.DENSE)
         if self.width:
-            calibration = f"results/{self.model}/calibration/{self.calibration}"
-            return f"{calibration}/width/{self.width}/n{self.n}"
-        return f"{self.plan_folder}/{self.recovery}"
+            return paths.width_folder(self.model, self.calibration, self.width, self.n)
+        return paths.repaired_folder(self.plan_folder, self.recovery)
 
     @classmethod
     def from_lineage(cls, model: str, lineage: str) -> Variant:
         """Parse the part of :attr:`folder` that follows ``results/{model}/``."""
-        if lineage == DENSE:
+        if lineage == paths.DENSE:
             return cls(model)
         _, calibration, kind, name, count, *recovery = lineage.split("/")
         n = int(count.removeprefix("n"))
@@ -157,8 +154,3 @@ def figure_plans(config: Config, figure: str) -> list[Variant]:
         for model, counts in config.profile.figures[figure].items()
         for n in counts
     ]
-
-
-def score_path(variant: Variant, benchmark: str) -> str:
-    """Return the path of a score."""
-    return f"{variant.folder}/scores/{benchmark}.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lpsteps import methods
+from lpsteps import methods, paths
 from lpsteps.calibration_text import heldout_windows
 from lpsteps.config import (
     Config,
@@ -25,7 +25,6 @@ from lpsteps.jobs.shown_variants import (
     models,
     models_in_order,
     plan_folders,
-    score_path,
     variants,
 )
 from lpsteps.jobs.sources import model_origin, shape
@@ -57,10 +56,8 @@ def figure_inputs(config: Config) -> dict[str, list[str]]:
         for plan in figure_plans(config, name)
     }
     return {
-        "statistics": [
-            f"results/{model}/calibration/{calibration}/stats.parquet" for model in sorted(measured)
-        ],
-        "token_scales": [f"{plan.plan_folder}/token_scales.parquet" for plan in sorted(plans)],
+        "statistics": [paths.statistics(model, calibration) for model in sorted(measured)],
+        "token_scales": [paths.token_scales(plan.plan_folder) for plan in sorted(plans)],
     }
 
 
@@ -69,14 +66,14 @@ def table_inputs(config: Config) -> dict[str, list[str]]:
     needed = variants(config)
     trained = distilled_recoveries(config)
     return {
-        "scores": [score_path(variant, name) for variant in needed for name in needed[variant]],
-        "plans": [f"{plan.plan_folder}/plan.json" for plan in plan_folders(config)],
-        "patches": [
-            f"{variant.folder}/patch.manifest.json" for variant in needed if variant.recovery
+        "scores": [
+            paths.score(variant.folder, name) for variant in needed for name in needed[variant]
         ],
-        "widths": [f"{variant.folder}/width.manifest.json" for variant in needed if variant.width],
+        "plans": [paths.plan(plan.plan_folder) for plan in plan_folders(config)],
+        "patches": [paths.patch(variant.folder) for variant in needed if variant.recovery],
+        "widths": [paths.width(variant.folder) for variant in needed if variant.width],
         "training": [
-            f"{variant.folder}/training.parquet"
+            paths.training_curve(variant.folder)
             for variant in needed
             if variant.recovery in trained
         ],
@@ -87,8 +84,8 @@ def table_inputs(config: Config) -> dict[str, list[str]]:
 
 def published_files(config: Config) -> list[str]:
     """Return the files with the paper's printed values for those tables that are the paper's."""
-    paths = [f"reports/published/{table}.csv" for table in sorted(config.profile.tables)]
-    return [path for path in paths if Path(path).is_file()]
+    files = [f"reports/published/{table}.csv" for table in sorted(config.profile.tables)]
+    return [file for file in files if Path(file).is_file()]
 
 
 def build_tables_spec(config: Config) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lpsteps import paths
 from lpsteps.config import Config, TextSource, TrainingText
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.report.printed_protocol import WINDOW_LENGTH
@@ -38,7 +39,7 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
 def corpus_windows(config: Config, model: str, calibration: str) -> str:
     """Return the windows of a calibration's corpus."""
     entry = config.definitions.calibrations[calibration]
-    return f"results/{model}/windows/{entry.corpus}/{entry.split}.parquet"
+    return paths.windows(model, entry.corpus, entry.split)
 
 
 def is_printed_calibration(config: Config, calibration: str) -> bool:
@@ -51,7 +52,7 @@ def is_printed_calibration(config: Config, calibration: str) -> bool:
 def calibration_windows(config: Config, model: str, calibration: str) -> str:
     """Return the windows that a calibration reads: the corpus's, or with the model's own."""
     if config.definitions.calibrations[calibration].generated:
-        return f"results/{model}/calibration/{calibration}/windows.parquet"
+        return paths.extended_windows(model, calibration)
     return corpus_windows(config, model, calibration)
 
 
@@ -124,7 +125,4 @@ def training_length(config: Config) -> int:
 
 def training_files(model: str, sources: Sequence[TextSource]) -> dict[str, str]:
     """Return ``{corpus: windows}`` of a part of the training text, in its order."""
-    return {
-        source.corpus: f"results/{model}/windows/{source.corpus}/{source.split}.parquet"
-        for source in sources
-    }
+    return {source.corpus: paths.windows(model, source.corpus, source.split) for source in sources}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from lpsteps import paths
 from lpsteps.distillation.teacher_store import bytes_per_target
 from lpsteps.patches import OperationKind
 from lpsteps.report.cells import Cell, Source
@@ -87,7 +88,7 @@ def distilled_cell(
     """Fill the cell of a cost that the training curve of a distilled row tells."""
     sourced = behind.curve(row, blank.model, blank.n_pruned)
     if sourced is None:
-        problem = behind.evidence.problems.get(f"{blank.variant}/training.parquet")
+        problem = behind.evidence.problems.get(paths.training_curve(blank.variant or ""))
         return replace(blank, reason=problem or "there is no training curve")
     read = sourced.content.first_pass
     untied, tied = behind.spec.models[blank.model].vocabularies

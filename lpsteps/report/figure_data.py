@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lpsteps import paths
 from lpsteps.artifacts import sha256_file
 from lpsteps.errors import LpstepsError
 from lpsteps.report.curves import evenly
@@ -229,7 +230,7 @@ class _Builder:
         match definition.kind:
             case "token_scales":
                 folder = self._plan_folder(definition, model, levels[0])
-                path = f"{folder}/token_scales.parquet"
+                path = paths.token_scales(folder)
                 found = read_token_scales(self._verified(path, sources))
                 if (found.start, found.end) != cuts[0]:
                     raise LpstepsError(
@@ -253,7 +254,7 @@ class _Builder:
         self, definition: FigureDefinition, model: str, n: int, sources: list[str]
     ) -> tuple[int, int]:
         """Return the first removed layer and the one behind the last."""
-        path = f"{self._plan_folder(definition, model, n)}/plan.json"
+        path = paths.plan(self._plan_folder(definition, model, n))
         self._verified(path, sources)
         plan = self.evidence.plans[model, self.spec.calibration, definition.selection, n]
         if len(plan.content.gaps) != 1:
@@ -272,7 +273,7 @@ class _Builder:
         return self.evidence.plan_folders[key]
 
     def _magnitudes(self, model: str, sources: list[str]) -> Magnitudes:
-        path = f"results/{model}/calibration/{self.spec.calibration}/stats.parquet"
+        path = paths.statistics(model, self.spec.calibration)
         verified = self._verified(path, sources)
         if path not in self.read:
             self.read[path] = Magnitudes.read(verified)

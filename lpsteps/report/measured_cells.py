@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lpsteps import paths
 from lpsteps.errors import LpstepsError
 from lpsteps.report.cells import Cell, Source
 from lpsteps.report.cost_cells import DISTILLED, cost_cell, distilled_cell
@@ -50,7 +51,7 @@ def measured_cell(behind: RowEvidence, row: Row, column: Column, model: str, n: 
 
 
 def _score_cell(behind: RowEvidence, blank: Cell, column: Column, variant: str) -> Cell:
-    problem = behind.evidence.problems.get(f"{variant}/scores/{column.id}.json")
+    problem = behind.evidence.problems.get(paths.score(variant, column.id))
     if problem is not None:
         return replace(blank, reason=problem)
     sourced = behind.evidence.scores.get((variant, column.id))
@@ -98,7 +99,7 @@ def _model_cell(behind: RowEvidence, blank: Cell, column: Column) -> Cell:
 
 
 def _overhead_cell(behind: RowEvidence, blank: Cell, row: Row, column: Column) -> Cell:
-    problem = behind.evidence.problems.get(f"results/{blank.model}/overheads.json")
+    problem = behind.evidence.problems.get(paths.overheads(blank.model))
     sourced = behind.evidence.overheads.get(blank.model)
     if problem is not None or sourced is None:
         return replace(blank, reason=problem or "there is no file of costs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lpsteps import paths
 from lpsteps.plan import Plan
 from lpsteps.report.cells import Cell
 from lpsteps.report.curves import TrainingCurve
@@ -110,7 +111,7 @@ class RowEvidence:
         """Say why nothing at all can be shown for a row."""
         if row.selection in self.spec.widths:
             levels = self.spec.widths[row.selection].unsuited.get(blank.model, {})
-            manifest = f"{blank.variant}/width.manifest.json"
+            manifest = paths.width(blank.variant or "")
             return levels.get(blank.n_pruned) or self.evidence.problems.get(manifest)
         if row.selection is not None:
             if row.selection not in self.spec.selections:
@@ -126,8 +127,8 @@ class RowEvidence:
             if blank.n_pruned in levels:
                 return levels[blank.n_pruned]
         plan_key = self._plan_key(row, blank.model, blank.n_pruned)
-        plan = f"{self.evidence.plan_folders.get(plan_key)}/plan.json"
-        patch = f"{blank.variant}/patch.manifest.json"
+        plan = paths.plan(self.evidence.plan_folders.get(plan_key, ""))
+        patch = paths.patch(blank.variant or "")
         problems = self.evidence.problems
         return problems.get(plan) or problems.get(patch)
 

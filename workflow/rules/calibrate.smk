@@ -6,8 +6,8 @@ rule choose_dtype:
         model=MODEL,
         model_files=beside(MODEL),
     output:
-        compute="results/{model}/compute.json",
-        record=record("results/{model}/compute.json"),
+        compute=COMPUTE,
+        record=record(COMPUTE),
     log:
         "logs/choose_dtype/{model}.log",
     benchmark:
@@ -30,13 +30,13 @@ rule extend_windows:
     input:
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         windows=lambda wildcards: jobs.corpus_windows(
             CONFIG, wildcards.model, wildcards.calibration
         ),
     output:
-        extended="results/{model}/calibration/{calibration}/windows.parquet",
-        record=record("results/{model}/calibration/{calibration}/windows.parquet"),
+        extended=paths.extended_windows("{model}", "{calibration}"),
+        record=record(paths.extended_windows("{model}", "{calibration}")),
     log:
         "logs/extend_windows/{model}.{calibration}.log",
     benchmark:
@@ -65,13 +65,13 @@ rule calibrate:
     input:
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
         ),
     output:
-        stats="results/{model}/calibration/{calibration}/stats.parquet",
-        record=record("results/{model}/calibration/{calibration}/stats.parquet"),
+        stats=paths.statistics("{model}", "{calibration}"),
+        record=record(paths.statistics("{model}", "{calibration}")),
     log:
         "logs/calibrate/{model}.{calibration}.log",
     benchmark:
@@ -96,18 +96,16 @@ rule calibrate:
 
 rule measure_token_scales:
     input:
-        plan="results/{model}/calibration/{calibration}/selection/{selection}/n{n}/plan.json",
+        plan=paths.plan(PLAN_FOLDER),
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
         ),
     output:
-        scales="results/{model}/calibration/{calibration}/selection/{selection}/n{n}/token_scales.parquet",
-        record=record(
-            "results/{model}/calibration/{calibration}/selection/{selection}/n{n}/token_scales.parquet"
-        ),
+        scales=paths.token_scales(PLAN_FOLDER),
+        record=record(paths.token_scales(PLAN_FOLDER)),
     log:
         "logs/measure_token_scales/{model}.{calibration}.{selection}.n{n}.log",
     benchmark:

@@ -13,7 +13,7 @@ from snakemake.io import is_flagged
 from snakemake.logging import logger
 
 from lpsteps import job_resources, object_storage, program, provenance, run_summary
-from lpsteps import jobs
+from lpsteps import jobs, paths
 from lpsteps.config import load_config, read_yaml
 from lpsteps.errors import LpstepsError
 from lpsteps.export import planning as exports
@@ -100,9 +100,9 @@ def record(path):
     return f"{path}{RECORD_SUFFIX}"
 
 
-def beside(*paths):
+def beside(*files):
     """What jobs read beside the manifests among these, where Snakemake has to bring it along."""
-    found = [object_storage.undeclared(Path(path)) for path in paths] if STORED else []
+    found = [object_storage.undeclared(Path(path)) for path in files] if STORED else []
     return [str(path) for path in found if path is not None]
 
 
@@ -123,13 +123,13 @@ def made_from(path):
     return []
 
 
-def behind(paths):
+def behind(files):
     """All files that some were made from and the records of all, where Snakemake has to bring them.
 
     On one machine the step that follows the records finds them by itself. What manifests speak for
     is left out: the jobs that read it have compared it with them.
     """
-    found, pending = set(), list(paths) if STORED else []
+    found, pending = set(), list(files) if STORED else []
     while pending:
         path = pending.pop()
         if path not in found:
@@ -140,6 +140,9 @@ def behind(paths):
 
 
 MODEL = "resources/models/{model}/manifest.json"
+COMPUTE = paths.compute("{model}")
+PLAN_FOLDER = paths.plan_folder("{model}", "{calibration}", "{selection}", "{n}")
+VARIANT_FOLDER = paths.lineage_folder("{model}", "{lineage}")
 
 
 def alternatives(names):
@@ -173,11 +176,9 @@ def calibration_inputs(wildcards, needs):
     """What a selection or a recovery reads of the calibration: statistics, or the text."""
     files = {}
     if "statistics" in needs:
-        files["stats"] = (
-            f"results/{wildcards.model}/calibration/{wildcards.calibration}/stats.parquet"
-        )
+        files["stats"] = paths.statistics(wildcards.model, wildcards.calibration)
     if "model" in needs:
-        files["compute"] = f"results/{wildcards.model}/compute.json"
+        files["compute"] = paths.compute(wildcards.model)
         files["windows"] = jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
         )
@@ -207,9 +208,7 @@ def recovery_inputs(wildcards):
     files = calibration_inputs(wildcards, needs)
     kind = moments_kind(needs)
     if kind is not None:
-        files["moments"] = (
-            f"{plan_of(wildcards).plan_folder}/moments/{kind}.manifest.json"
-        )
+        files["moments"] = paths.moments(plan_of(wildcards).plan_folder, kind)
         files["moments_files"] = beside(files["moments"])
     return files
 
@@ -218,7 +217,7 @@ def training_inputs(wildcards):
     """The patch to start from, and the stored targets where there are any."""
     plan = plan_of(wildcards)
     name = jobs.distilled(CONFIG, wildcards.recovery).start
-    start = f"{plan.plan_folder}/{name}/patch.manifest.json"
+    start = paths.patch(paths.repaired_folder(plan.plan_folder, name))
     teacher = jobs.teacher_manifest(CONFIG, plan, wildcards.recovery)
     return {
         "start": start,
@@ -252,11 +251,11 @@ def variant_inputs(wildcards):
     if not variant.n:
         return {}
     if variant.width:
-        manifest = f"{variant.folder}/width.manifest.json"
+        manifest = paths.width(variant.folder)
         return {"width-manifest": manifest, "width_files": beside(manifest)}
-    manifest = f"{variant.folder}/patch.manifest.json"
+    manifest = paths.patch(variant.folder)
     return {
-        "plan": f"{variant.plan_folder}/plan.json",
+        "plan": paths.plan(variant.plan_folder),
         "patch-manifest": manifest,
         "patch_files": beside(manifest),
     }

@@ -3,20 +3,24 @@
 Trainings of several epochs read the dense model's predictions from a store; others run it again.
 """
 
+START_PATCH = paths.patch(paths.repaired_folder(PLAN_FOLDER, "{start}"))
+TEACHER = paths.stored_targets(PLAN_FOLDER, "{start}", "{store}")
+CURVE = paths.training_curve(paths.repaired_folder(PLAN_FOLDER, "{recovery}"))
+
 
 rule store_teacher:
     input:
-        plan=f"{PLAN_FOLDER}/plan.json",
-        start=f"{PLAN_FOLDER}/{{start}}/patch.manifest.json",
-        start_files=beside(f"{PLAN_FOLDER}/{{start}}/patch.manifest.json"),
+        plan=paths.plan(PLAN_FOLDER),
+        start=START_PATCH,
+        start_files=beside(START_PATCH),
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         fit=lambda wildcards: list(training_text(wildcards, "fit").values()),
     output:
-        **made_beside(f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json"),
-        manifest=f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json",
-        record=record(f"{PLAN_FOLDER}/teacher/{{start}}/{{store}}/manifest.json"),
+        **made_beside(TEACHER),
+        manifest=TEACHER,
+        record=record(TEACHER),
     log:
         "logs/store_teacher/{model}.{calibration}.{selection}.n{n}.{start}.{store}.log",
     benchmark:
@@ -43,19 +47,19 @@ rule store_teacher:
 rule distill:
     input:
         unpack(training_inputs),
-        plan=f"{PLAN_FOLDER}/plan.json",
+        plan=paths.plan(PLAN_FOLDER),
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         fit=lambda wildcards: list(training_text(wildcards, "fit").values()),
         heldout=lambda wildcards: list(training_text(wildcards, "heldout").values()),
     output:
-        patch=f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors",
-        manifest=f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json",
-        training=f"{PLAN_FOLDER}/{{recovery}}/training.parquet",
-        patch_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
-        manifest_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
-        training_record=record(f"{PLAN_FOLDER}/{{recovery}}/training.parquet"),
+        patch=paths.tensors(PATCH),
+        manifest=PATCH,
+        training=CURVE,
+        patch_record=record(paths.tensors(PATCH)),
+        manifest_record=record(PATCH),
+        training_record=record(CURVE),
     log:
         "logs/distill/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
     benchmark:

@@ -3,7 +3,7 @@
 
 def score_outputs(folder, benchmarks):
     """The scores of a suite and their records, each by a name as `cache` needs it."""
-    scores = {name: f"{folder}/scores/{name}.json" for name in benchmarks}
+    scores = {name: paths.score(folder, name) for name in benchmarks}
     return {
         **{f"score_{name}": path for name, path in scores.items()},
         **{f"record_{name}": record(path) for name, path in scores.items()},
@@ -20,7 +20,7 @@ for suite, entry in CONFIG.profile.suites.items():
             unpack(variant_inputs),
             model=MODEL,
             model_files=beside(MODEL),
-            compute="results/{model}/compute.json",
+            compute=COMPUTE,
             data=lambda wildcards, suite=suite: list(
                 jobs.suite_inputs(CONFIG, wildcards.model, suite).values()
             ),
@@ -35,7 +35,7 @@ for suite, entry in CONFIG.profile.suites.items():
                 else []
             ),
         output:
-            **score_outputs("results/{model}/{lineage}", entry.benchmarks),
+            **score_outputs(VARIANT_FOLDER, entry.benchmarks),
         log:
             f"logs/evaluate_{entry.protocol}/{{model}}/{{lineage}}/{suite}.log",
         benchmark:
@@ -62,7 +62,9 @@ for suite, entry in CONFIG.profile.suites.items():
             scores=lambda wildcards, names=tuple(entry.benchmarks): named_options(
                 "score",
                 {
-                    name: f"results/{wildcards.model}/{wildcards.lineage}/scores/{name}.json"
+                    name: paths.score(
+                        paths.lineage_folder(wildcards.model, wildcards.lineage), name
+                    )
                     for name in names
                 },
             ),

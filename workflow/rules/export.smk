@@ -1,5 +1,7 @@
 """Take a variant away: a checkpoint that other programs load. Nothing else asks for one."""
 
+CHECKPOINT = paths.checkpoint(VARIANT_FOLDER)
+
 
 rule export_model:
     input:
@@ -7,14 +9,14 @@ rule export_model:
         unpack(modeling_inputs),
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         scores=lambda wildcards: list(exported_scores(wildcards).values()),
         dense_scores=lambda wildcards: list(exported_dense_scores(wildcards).values()),
         lineage=lambda wildcards: behind(exported_files(wildcards)),
     output:
-        **made_beside("results/{model}/{lineage}/checkpoint/manifest.json"),
-        manifest="results/{model}/{lineage}/checkpoint/manifest.json",
-        record=record("results/{model}/{lineage}/checkpoint/manifest.json"),
+        **made_beside(CHECKPOINT),
+        manifest=CHECKPOINT,
+        record=record(CHECKPOINT),
     log:
         "logs/export_model/{model}/{lineage}.log",
     benchmark:

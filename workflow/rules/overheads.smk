@@ -6,10 +6,10 @@ rule measure_overheads:
         unpack(stored_targets),
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
     output:
-        overheads="results/{model}/overheads.json",
-        record=record("results/{model}/overheads.json"),
+        overheads=paths.overheads("{model}"),
+        record=record(paths.overheads("{model}")),
     log:
         "logs/measure_overheads/{model}.log",
     benchmark:

@@ -1,21 +1,21 @@
 """Prune heads and channels in place of layers: what stays, spoken for by a small manifest."""
 
-WIDTH_FOLDER = "results/{model}/calibration/{calibration}/width/{width}/n{n}"
+WIDTH = paths.width(paths.width_folder("{model}", "{calibration}", "{width}", "{n}"))
 
 
 rule prune_width:
     input:
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
         ),
     output:
-        tensors=f"{WIDTH_FOLDER}/width.safetensors",
-        manifest=f"{WIDTH_FOLDER}/width.manifest.json",
-        tensors_record=record(f"{WIDTH_FOLDER}/width.safetensors"),
-        manifest_record=record(f"{WIDTH_FOLDER}/width.manifest.json"),
+        tensors=paths.tensors(WIDTH),
+        manifest=WIDTH,
+        tensors_record=record(paths.tensors(WIDTH)),
+        manifest_record=record(WIDTH),
     log:
         "logs/prune_width/{model}.{calibration}.{width}.n{n}.log",
     benchmark:

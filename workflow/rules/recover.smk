@@ -3,23 +3,24 @@
 Repairs by least squares read the moments of the stream around each gap, which they share.
 """
 
-PLAN_FOLDER = "results/{model}/calibration/{calibration}/selection/{selection}/n{n}"
+MOMENTS = paths.moments(PLAN_FOLDER, "{moments}")
+PATCH = paths.patch(paths.repaired_folder(PLAN_FOLDER, "{recovery}"))
 
 
 rule measure_moments:
     input:
-        plan=f"{PLAN_FOLDER}/plan.json",
+        plan=paths.plan(PLAN_FOLDER),
         model=MODEL,
         model_files=beside(MODEL),
-        compute="results/{model}/compute.json",
+        compute=COMPUTE,
         windows=lambda wildcards: jobs.calibration_windows(
             CONFIG, wildcards.model, wildcards.calibration
         ),
     output:
-        moments=f"{PLAN_FOLDER}/moments/{{moments}}.safetensors",
-        manifest=f"{PLAN_FOLDER}/moments/{{moments}}.manifest.json",
-        moments_record=record(f"{PLAN_FOLDER}/moments/{{moments}}.safetensors"),
-        manifest_record=record(f"{PLAN_FOLDER}/moments/{{moments}}.manifest.json"),
+        moments=paths.tensors(MOMENTS),
+        manifest=MOMENTS,
+        moments_record=record(paths.tensors(MOMENTS)),
+        manifest_record=record(MOMENTS),
     log:
         "logs/measure_moments/{model}.{calibration}.{selection}.n{n}.{moments}.log",
     benchmark:
@@ -52,14 +53,14 @@ rule measure_moments:
 rule build_patch:
     input:
         unpack(recovery_inputs),
-        plan=f"{PLAN_FOLDER}/plan.json",
+        plan=paths.plan(PLAN_FOLDER),
         model=MODEL,
         model_files=beside(MODEL),
     output:
-        patch=f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors",
-        manifest=f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json",
-        patch_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.safetensors"),
-        manifest_record=record(f"{PLAN_FOLDER}/{{recovery}}/patch.manifest.json"),
+        patch=paths.tensors(PATCH),
+        manifest=PATCH,
+        patch_record=record(paths.tensors(PATCH)),
+        manifest_record=record(PATCH),
     log:
         "logs/build_patch/{model}.{calibration}.{selection}.n{n}.{recovery}.log",
     benchmark:

@@ -28,7 +28,7 @@ rule write_arguments:
     params:
         # A function, or Snakemake would take the braces for wildcards.
         spec=lambda wildcards: json.dumps(jobs.build_tables_spec(CONFIG)),
-        inputs=[path for paths in TABLE_INPUTS.values() for path in paths],
+        inputs=[path for files in TABLE_INPUTS.values() for path in files],
         csv=TABLE_FILES,
         figures=FIGURE_FILES,
     message:
@@ -41,7 +41,7 @@ rule build_tables:
     input:
         **TABLE_INPUTS,
         lineage=lambda wildcards: behind(
-            path for paths in jobs.table_inputs(CONFIG).values() for path in paths
+            path for files in jobs.table_inputs(CONFIG).values() for path in files
         ),
         arguments="results/arguments/build_tables.txt",
     output:

@@ -140,8 +140,8 @@ rule tokenize_corpus:
             jobs.corpora_manifest(CONFIG, wildcards.corpus)
         ),
     output:
-        windows="results/{model}/windows/{corpus}/{split}.parquet",
-        record=record("results/{model}/windows/{corpus}/{split}.parquet"),
+        windows=paths.windows("{model}", "{corpus}", "{split}"),
+        record=record(paths.windows("{model}", "{corpus}", "{split}")),
     log:
         "logs/tokenize_corpus/{model}.{corpus}.{split}.log",
     benchmark:

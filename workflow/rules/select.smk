@@ -1,14 +1,14 @@
 """Which layers go: a score table for every candidate, then the plan for each number of layers."""
 
+RANKING = paths.ranking("{model}", "{calibration}", "{selection}")
+
 
 rule rank_layers:
     input:
         unpack(selection_inputs),
     output:
-        ranking="results/{model}/calibration/{calibration}/selection/{selection}/ranking.parquet",
-        record=record(
-            "results/{model}/calibration/{calibration}/selection/{selection}/ranking.parquet"
-        ),
+        ranking=RANKING,
+        record=record(RANKING),
     log:
         "logs/rank_layers/{model}.{calibration}.{selection}.log",
     benchmark:
@@ -51,12 +51,10 @@ rule rank_layers:
 
 rule choose_layers:
     input:
-        ranking="results/{model}/calibration/{calibration}/selection/{selection}/ranking.parquet",
+        ranking=RANKING,
     output:
-        plan="results/{model}/calibration/{calibration}/selection/{selection}/n{n}/plan.json",
-        record=record(
-            "results/{model}/calibration/{calibration}/selection/{selection}/n{n}/plan.json"
-        ),
+        plan=paths.plan(PLAN_FOLDER),
+        record=record(paths.plan(PLAN_FOLDER)),
     log:
         "logs/choose_layers/{model}.{calibration}.{selection}.n{n}.log",
     benchmark:
