@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lpsteps.config.availability import unavailable, unavailable_calibration, unavailable_split
@@ -15,6 +15,24 @@ from lpsteps.methods import selection_method
 from lpsteps.report.definitions import NO_RECOVERY
 
 
+def _shown_distillations(config: Config) -> dict[str, tuple[str, str]]:
+    """Return the first table that shows each distilled recovery, and its distillation.
+
+    A row that says what it lacks may lack text as well, and does not count.
+    """
+    shown = {
+        row.recovery: table
+        for table, definition in reversed(config.tables.items())
+        for row in definition.rows
+        if row.query in definition.variants() and row.selection and row.missing is None
+    }
+    return {
+        name: (table, entry.distillation)
+        for name, table in sorted(shown.items())
+        if isinstance(entry := config.definitions.recoveries.get(name), DistilledRecovery)
+    }
+
+
 def _check_training_text(config: Config) -> None:
     """Check that the text of the distilled recoveries is there, long enough, and not scored.
 
@@ -22,18 +40,7 @@ def _check_training_text(config: Config) -> None:
     """
     source, profile, definitions = config.source, config.profile, config.definitions
     where = f"{source}: training_text"
-    # A row that says what it lacks may lack text as well.
-    shown = {
-        row.recovery: table
-        for table, definition in reversed(config.tables.items())
-        for row in definition.rows
-        if row.query in definition.variants() and row.selection and row.missing is None
-    }
-    trained = {
-        name: (table, entry.distillation)
-        for name, table in sorted(shown.items())
-        if isinstance(entry := definitions.recoveries.get(name), DistilledRecovery)
-    }
+    trained = _shown_distillations(config)
     if profile.training_text is None:
         for name, (table, _) in trained.items():
             raise LpstepsError(
@@ -107,22 +114,19 @@ def _check_figures(config: Config) -> None:
                 )
 
 
-def check_profile(config: Config) -> None:
-    """Check that a profile asks for what there is, and for nothing that contradicts itself.
+def _check_folders(config: Config) -> None:
+    for key in ("data_root", "model_root"):
+        folder = getattr(config.profile, key)
+        if folder is not None and not Path(folder).is_dir():
+            raise LpstepsError(
+                f"{config.source}: {key}: {folder}: no such folder; correct the path"
+            )
 
-    Raises:
-        LpstepsError: The first key that is wrong.
-    """
-    source, profile, definitions = config.source, config.profile, config.definitions
-    if profile.data_root is not None and not Path(profile.data_root).is_dir():
-        raise LpstepsError(
-            f"{source}: data_root: {profile.data_root}: no such folder; correct the path"
-        )
-    if profile.model_root is not None and not Path(profile.model_root).is_dir():
-        raise LpstepsError(
-            f"{source}: model_root: {profile.model_root}: no such folder; correct the path"
-        )
-    where = f"{source}: calibration"
+
+def _check_calibrations(config: Config) -> None:
+    """Check that the profile's calibration can be had, and that none of those in use is scored."""
+    profile, definitions = config.profile, config.definitions
+    where = f"{config.source}: calibration"
     require(where, "calibration", profile.calibration, definitions.calibrations)
     reason = unavailable_calibration(config, profile.calibration, with_path=True)
     if reason is not None:
@@ -133,37 +137,50 @@ def check_profile(config: Config) -> None:
         text = definitions.calibrations[name]
         source_text = TextSource(corpus=text.corpus, split=text.split, windows=text.windows)
         _check_text_is_not_scored(config, definitions.place("calibrations", name), [source_text])
-    _check_training_text(config)
+
+
+def _check_width_rows(config: Config) -> None:
+    """Check that no row repairs a model of less width, which has no cut."""
     for table, definition in config.tables.items():
         for query in filter(None, definition.queries()):
-            if query.selection in definitions.width_prunings and query.recovery != NO_RECOVERY:
+            pruned = query.selection in config.definitions.width_prunings
+            if pruned and query.recovery != NO_RECOVERY:
                 raise LpstepsError(
                     f"reports/tables/{table}.yaml: recovery: {query.recovery}: '{query.selection}' "
                     "prunes the width and leaves no cut to repair; leave it out"
                 )
-    _check_figures(config)
-    asked = [
-        (f"{source}: {section}.{shown}.{name}", name, counts)
-        for section, entries in (("tables", profile.tables), ("figures", profile.figures))
-        for shown, models in entries.items()
-        for name, counts in models.items()
-    ]
-    for where, name, counts in asked:
-        require(where, "model", name, definitions.models)
-        model = definitions.models[name]
-        for count in counts:
-            if count >= model.n_layers:
-                raise LpstepsError(
-                    f"{where}: {count}: cannot remove {count} layers from a model with "
-                    f"{model.n_layers}; allowed: 1 to {model.n_layers - 1}"
-                )
-        if len(set(counts)) != len(counts):
+
+
+def _check_levels(config: Config) -> None:
+    """Check the models of all tables and figures, and their numbers of layers."""
+    shown = {"tables": config.profile.tables, "figures": config.profile.figures}
+    for section, entries in shown.items():
+        for entry, counts_by_model in entries.items():
+            for model, counts in counts_by_model.items():
+                where = f"{config.source}: {section}.{entry}.{model}"
+                require(where, "model", model, config.definitions.models)
+                _check_counts(where, counts, config.definitions.models[model].n_layers)
+
+
+def _check_counts(where: str, counts: Sequence[int], n_layers: int) -> None:
+    for count in counts:
+        if count >= n_layers:
             raise LpstepsError(
-                f"{where}: {list(counts)}: a number of layers is listed twice; name it once"
+                f"{where}: {count}: cannot remove {count} layers from a model with "
+                f"{n_layers}; allowed: 1 to {n_layers - 1}"
             )
-    for suite_name, suite in profile.suites.items():
+    if len(set(counts)) != len(counts):
+        raise LpstepsError(
+            f"{where}: {list(counts)}: a number of layers is listed twice; name it once"
+        )
+
+
+def _check_suites(config: Config) -> None:
+    """Check that the benchmarks of all suites can be scored, and that none is in two of them."""
+    suites = config.profile.suites
+    for suite_name, suite in suites.items():
         for name in suite.benchmarks:
-            where = f"{source}: suites.{suite_name}.benchmarks.{name}"
+            where = f"{config.source}: suites.{suite_name}.benchmarks.{name}"
             benchmark = config.benchmarks[name]
             if benchmark.protocol != suite.protocol:
                 raise LpstepsError(
@@ -173,9 +190,25 @@ def check_profile(config: Config) -> None:
             reason = unavailable(config, benchmark, with_path=True)
             if reason is not None:
                 raise LpstepsError(f"{where}: {reason}, or leave it out of the suite")
-    listed = [name for suite in profile.suites.values() for name in suite.benchmarks]
+    listed = [name for suite in suites.values() for name in suite.benchmarks]
     for name in listed:
         if listed.count(name) > 1:
             raise LpstepsError(
-                f"{source}: suites: benchmark '{name}' is in more than one suite; list it once"
+                f"{config.source}: suites: benchmark '{name}' is in more than one suite; "
+                "list it once"
             )
+
+
+def check_profile(config: Config) -> None:
+    """Check that a profile asks for what there is, and for nothing that contradicts itself.
+
+    Raises:
+        LpstepsError: The first key that is wrong.
+    """
+    _check_folders(config)
+    _check_calibrations(config)
+    _check_training_text(config)
+    _check_width_rows(config)
+    _check_figures(config)
+    _check_levels(config)
+    _check_suites(config)
