@@ -129,12 +129,6 @@ def count_shapes(
     return ParameterCount(total, layer)
 
 
-def trusts_code(folder: Path) -> bool:
-    """Return whether code that came with a model may run: what `fetch_model` wrote of its entry."""
-    manifest = folder / "manifest.json"
-    return manifest.is_file() and read_json(manifest).get("trust_remote_code") is True
-
-
 def check_tokenizer_code(folder: Path) -> None:
     """Check that a tokenizer that may run code has it in its own folder.
 

@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lpsteps.artifacts import read_json
-from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, first_line
 from lpsteps.models.compute import claim_gpu, default_device, further_gpus
 from lpsteps.models.families import check_family, check_remote_code, needs_code
 from lpsteps.models.layers import check_head
 from lpsteps.models.spreading import SHARE, devices_needed, spread, weight_bytes
+from lpsteps.models.trusted_code import trusts_code
 
 
 def move_to_device(

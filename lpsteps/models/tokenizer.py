@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lpsteps.address_space import require_address_space
-from lpsteps.data.checkpoints import trusts_code
 from lpsteps.errors import LpstepsError, first_line
 from lpsteps.machine_faults import raise_machine_fault
+from lpsteps.models.trusted_code import trusts_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

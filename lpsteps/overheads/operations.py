@@ -22,12 +22,12 @@ from lpsteps.models.layer_calls import LayerCall, watching_calls
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.patch import RMS_EPSILON, Patch
 from lpsteps.models.surgery import apply_plan
+from lpsteps.overheads.costs import layer_flops, operation_flops
 from lpsteps.overheads.measurements import OperationFacts, OperationName, Relative, Spread
 from lpsteps.overheads.timing import Work, time_in_turns
 from lpsteps.patch_matrix import patch_matrix
 from lpsteps.patches import GapPatch, Operation
 from lpsteps.plan import Plan
-from lpsteps.report.costs import layer_flops, operation_flops
 
 
 class RotatedScales(nn.Module):

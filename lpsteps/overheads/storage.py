@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lpsteps.distillation.teacher_store import bytes_per_target
+from lpsteps.overheads.costs import stored_target_bytes
 from lpsteps.overheads.measurements import StorageFacts, StorageName
-from lpsteps.report.costs import stored_target_bytes
 
 _HALF = 2
 # Of an index of the released code, an int64.

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from lpsteps import paths
 from lpsteps.distillation.teacher_store import bytes_per_target
+from lpsteps.overheads.costs import stored_target_bytes
 from lpsteps.patches import OperationKind
 from lpsteps.report.cells import Cell, Source
 from lpsteps.report.cost_notes import cost_note, distilled_note
-from lpsteps.report.costs import stored_target_bytes
 from lpsteps.report.definitions import Column, Row
 from lpsteps.report.evidence import (
     DistillationFacts,

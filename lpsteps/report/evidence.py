@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.score import Score
+from lpsteps.overheads.costs import layer_flops, operation_flops
 from lpsteps.overheads.measurements import Overheads
 from lpsteps.patches import OperationKind
 from lpsteps.plan import Plan, read_plan
-from lpsteps.report.costs import layer_flops, operation_flops
 from lpsteps.report.curves import TrainingCurve, read_curve
 from lpsteps.validation import validated, validated_result
 from lpsteps.width_pruning import WidthManifest

@@ -50,6 +50,27 @@ def test_method_packages_have_no_registry():
         assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree))
 
 
+# Package -> those that are built on it, which it must not import.
+BUILT_ON = {
+    "models": ("data", "jobs", "report"),
+    "overheads": ("jobs", "report"),
+    "report": ("jobs",),
+}
+
+
+@pytest.mark.parametrize("package", sorted(BUILT_ON))
+def test_packages_import_in_one_direction(package: str) -> None:
+    for path in sorted((ROOT / "lpsteps" / package).glob("*.py")):
+        imported = {
+            f"{node.module}.{alias.name}."
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for other in BUILT_ON[package]:
+            assert not {name for name in imported if name.startswith(f"lpsteps.{other}.")}, path
+
+
 STEP_DATA = {".yaml", ".yml", ".json", ".j2", ".css", ".js"}
 
 

@@ -9,8 +9,8 @@ from report_example import ROOT, patch_manifest
 
 from lpsteps.distillation.teacher_store import bytes_per_target, encoded_targets
 from lpsteps.errors import LpstepsError
+from lpsteps.overheads.costs import operation_flops, stored_target_bytes
 from lpsteps.patches import OperationKind
-from lpsteps.report.costs import operation_flops, stored_target_bytes
 from lpsteps.report.definitions import load_table
 from lpsteps.report.evidence import PatchFacts
 from lpsteps.validation import validated
