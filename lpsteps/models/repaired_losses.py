@@ -114,14 +114,9 @@ def fitted_bridges(
     squares = dict.fromkeys(ends, 0.0)
     for window in track(windows, "repairs", total=len(windows)):
         layerwise, dense = _dense_streams(model, window)
-        # Up to the first bridge both models compute the same.
-        reached = min(bridges, default=layerwise.n_layers)
-        hidden = dense[reached]
-        for start, behind in ends.items():
-            if start > reached:
-                hidden = run_bridged(layerwise, hidden, reached, start, bridges)
-                reached = start
-            source = _rows(hidden if start == reached else dense[start])
+        sources = _bridged_streams(layerwise, dense, ends, bridges)
+        for (start, behind), hidden in zip(ends.items(), sources, strict=True):
+            source = _rows(hidden)
             added = torch.cat([_rows(dense[end]) - source for end in behind], dim=1)
             grams[start].addmm_(source.T, source)
             products[start].addmm_(source.T, added)
@@ -157,28 +152,60 @@ def bridged_losses(
 
 
 def bridged_errors(
-    model: PreTrainedModel, windows: npt.NDArray[np.int64], candidates: Sequence[Bridge]
+    model: PreTrainedModel,
+    windows: npt.NDArray[np.int64],
+    candidates: Sequence[Bridge],
+    bridges: Mapping[int, Bridge],
 ) -> list[float]:
-    """Return how far each bridge of the dense model misses what the layers of its cut computed.
+    """Return how far the stream behind each candidate is from the dense model's.
 
-    The error is the mean over tokens of `|A W - B|^2 / |B|^2`. In the ratio of the sums the few
-    tokens with massive activations, a thousand times as long as others, would decide alone; here
-    every token is measured by its own length.
+    The error is the mean over tokens of `|A W - B|^2 / |B|^2`, where A is what enters the candidate
+    W in the model with the given bridges, and B what leaves its layers in the dense model. In the
+    ratio of the sums the few tokens with massive activations, a thousand times as long as others,
+    would decide alone; here every token is measured by its own length.
 
     Args:
         model: The dense model, in evaluation mode.
         windows: Token ids `[windows, length]`, run one at a time.
-        candidates: The bridges.
+        candidates: Bridges to try, each by itself, their starts ascending. One that spans cuts
+            which are already there takes the place of their bridges.
+        bridges: Bridges that are already there, by the first layers of their cuts.
     """
     totals = np.zeros(len(candidates))
+    starts = [bridge.start for bridge in candidates]
     for window in track(windows, "held-out", total=len(windows)):
-        _, dense = _dense_streams(model, window)
-        for index, bridge in enumerate(candidates):
+        layerwise, dense = _dense_streams(model, window)
+        sources = _bridged_streams(layerwise, dense, starts, bridges)
+        for index, (bridge, hidden) in enumerate(zip(candidates, sources, strict=True)):
             target = _rows(dense[bridge.end])
-            residual = _rows(bridge.patch(dense[bridge.start].float())) - target
+            residual = _rows(bridge.patch(hidden.float())) - target
             errors = residual.square().sum(dim=1) / target.square().sum(dim=1)
             totals[index] += float(errors.mean())
     return [float(error) for error in totals / len(windows)]
+
+
+def _bridged_streams(
+    layerwise: LayerwiseModel,
+    dense: Sequence[torch.Tensor],
+    starts: Iterable[int],
+    bridges: Mapping[int, Bridge],
+) -> Iterator[torch.Tensor]:
+    """Yield what layers read in the model with the given bridges, `[1, length, C]`.
+
+    Args:
+        layerwise: The dense model on one window.
+        dense: Its stream at every boundary.
+        starts: The layers, ascending; none may lie inside a bridged cut.
+        bridges: The bridges, by the first layers of their cuts.
+    """
+    # Up to the first bridge both models compute the same.
+    reached = min(bridges, default=layerwise.n_layers)
+    hidden = dense[reached]
+    for start in starts:
+        if start > reached:
+            hidden = run_bridged(layerwise, hidden, reached, start, bridges)
+            reached = start
+        yield hidden if start == reached else dense[start]
 
 
 def _dense_streams(

@@ -6,24 +6,35 @@ one gap with it. The gap gets the least-squares matrix of Ghosted Layers
 (https://arxiv.org/abs/2605.15491, section 3), with a ridge relative to the mean eigenvalue of A'A,
 fitted on the first ``windows`` windows of the calibration text: from what enters the gap in the
 model as repaired so far, to what leaves it in the dense model. So a repair also makes up for what
-those in front of it have left. The matrices of the other gaps stay as they are. The score is the
-perplexity ``exp(mean loss per token)`` of the pruned and repaired model on the ``heldout`` windows
-behind these; the lowest goes for good, with its matrix; of equal ones the lowest layer.
+those in front of it have left. The matrices of the other gaps stay as they are. The ``heldout``
+windows behind these decide, by one of two criteria:
+
+``perplexity``
+    The score is the perplexity ``exp(mean loss per token)`` of the pruned and repaired model.
+``error``
+    The score is the mean over tokens of ``|A W - B|^2 / |B|^2``, where A enters the gap in the
+    model as repaired so far and B leaves it in the dense model: the relative squared error of the
+    stream behind the gap, without unit. It needs no pass through the layers behind the gap.
+
+The layer with the lowest score goes for good, with its matrix; of equal ones the lowest layer.
 
 With ``one_shot`` the layers are scored in one round on the dense model, each alone in its gap, and
 every round of the ranking repeats these scores for the layers that are left.
 
 A round over m layers costs two passes over the windows to fit to, one of the dense model and one of
 the repaired one behind its first gap; m decompositions of a matrix; and, on the held-out windows,
-half a pass and an output head for each layer. Peak memory beside the model's own, with ``C``
-channels: while fitting, ``2 m C ** 2`` float64 numbers, and the stream of one window in front of
-every layer; the held-out windows, which go through a layer at once.
+two such passes with ``error``, half a pass and an output head for each layer with ``perplexity``.
+Peak memory beside the model's own, with ``C`` channels: while fitting, ``2 m C ** 2`` float64
+numbers, and the stream of one window in front of every layer; then with ``perplexity`` the held-out
+windows, which go through a layer at once, and with ``error`` a matrix for each layer and the stream
+of one held-out window.
 
 Later repairs get the chosen layers alone, not the matrices: a recovery fits its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -56,6 +67,11 @@ class Params(RepairParams, Exemptions):
         default="greedy",
         description="Whether layers are scored again after every removal, or once for all",
     )
+    criterion: Literal["perplexity", "error"] = Field(
+        default="perplexity",
+        description="What decides: the perplexity of the repaired model, or the relative squared "
+        "error of its stream behind the gap, a mean over tokens",
+    )
 
 
 def rank_by_repaired_removal(
@@ -76,12 +92,13 @@ def rank_by_repaired_removal(
         LpstepsError: There is not enough text, a round has no layer left that it may take, the
             family of the model is unknown, or activations are not finite.
     """
+    from lpsteps.models.layers import decoder_of
     from lpsteps.models.layerwise import LayerwiseModel
-    from lpsteps.models.repaired_losses import bridged_losses, fitted_bridges
+    from lpsteps.models.repaired_losses import bridged_errors, bridged_losses, fitted_bridges
 
     fit, heldout = split_text(windows, params)
-    judge = LayerwiseModel(model, heldout)
-    n_layers = judge.n_layers
+    n_layers = len(decoder_of(model).layers)
+    judge = LayerwiseModel(model, heldout) if params.criterion == "perplexity" else None
     removed: list[int] = []
     # Of the model as repaired so far, by the first layers of their gaps.
     bridges: dict[int, Bridge] = {}
@@ -102,13 +119,20 @@ def rank_by_repaired_removal(
                 for layer in removable
             ]
             fitted = fitted_bridges(model, fit, gaps, params.relative_ridge, bridges)
-            steps = track(
-                bridged_losses(judge, fitted, bridges),
-                f"round {number} of {rounds}",
-                total=len(gaps),
-            )
-            tried = dict(zip(removable, steps, strict=True))
-            scores = {layer: float(np.exp(loss)) for layer, (_, loss) in tried.items()}
+            judged: Iterable[tuple[Bridge, float]]
+            if judge is None:
+                bridged = list(fitted)
+                errors = bridged_errors(model, heldout, bridged, bridges)
+                judged = zip(bridged, errors, strict=True)
+            else:
+                losses = track(
+                    bridged_losses(judge, fitted, bridges),
+                    f"round {number} of {rounds}",
+                    total=len(gaps),
+                )
+                judged = ((bridge, float(np.exp(loss))) for bridge, loss in losses)
+            tried = dict(zip(removable, judged, strict=True))
+            scores = {layer: score for layer, (_, score) in tried.items()}
         competing = ranked(
             Candidate((layer,), scores.get(layer), eligible=layer in scores, round=number)
             for layer in alive

@@ -107,7 +107,7 @@ def rank_by_repair(
     bridges = fitted_bridges(model, fit, cuts, params.relative_ridge, {})
     scores: dict[tuple[int, int], float]
     if params.criterion == "error":
-        scores = dict(zip(cuts, bridged_errors(model, heldout, list(bridges)), strict=True))
+        scores = dict(zip(cuts, bridged_errors(model, heldout, list(bridges), {}), strict=True))
     else:
         steps = track(
             bridged_losses(LayerwiseModel(model, heldout), bridges, {}), "windows", total=len(cuts)

@@ -142,6 +142,11 @@ def layers_params(**changes: Any) -> repair_aware_layers.Params:
 # ------------------------------------------------------------------------------------- windows
 
 
+def slow_error(repaired: Array, dense: Array) -> float:
+    """Mean over the rows of the squared error relative to the row's own square."""
+    return float(np.mean(((repaired - dense) ** 2).sum(axis=1) / (dense**2).sum(axis=1)))
+
+
 def slow_window_scores(model: Any, n: int, criterion: str, relative_ridge: float) -> list[float]:
     """Scores of all windows of n layers, from start 0."""
     rows, heldout = slow_rows(model, FIT), slow_rows(model, HELDOUT)
@@ -150,8 +155,7 @@ def slow_window_scores(model: Any, n: int, criterion: str, relative_ridge: float
         end = start + n
         matrix = slow_matrix(rows[start], rows[end], relative_ridge)
         if criterion == "error":
-            residual = heldout[start] @ matrix - heldout[end]
-            scores.append(float(np.mean((residual**2).sum(1) / (heldout[end] ** 2).sum(1))))
+            scores.append(slow_error(heldout[start] @ matrix, heldout[end]))
         else:
             pruned = repaired_model(model, range(start, end), {(start, end): matrix})
             scores.append(slow_perplexity(pruned, HELDOUT))
@@ -274,21 +278,29 @@ def slow_gaps(removed: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def slow_round(
-    model: Any, removed: list[int], matrices: Matrices, tried: Sequence[int], relative_ridge: float
+    model: Any,
+    removed: list[int],
+    matrices: Matrices,
+    tried: Sequence[int],
+    params: repair_aware_layers.Params,
 ) -> dict[int, tuple[float, Matrices]]:
-    """Perplexity without each layer in turn, and all matrices of the model that it is measured on."""
-    dense = slow_rows(model, FIT)
-    current = slow_rows(repaired_model(model, removed, matrices), FIT)
+    """Score without each layer in turn, and all matrices of the model that it is measured on."""
+    so_far = repaired_model(model, removed, matrices)
+    dense, heldout = slow_rows(model, FIT), slow_rows(model, HELDOUT)
+    current, read = slow_rows(so_far, FIT), slow_rows(so_far, HELDOUT)
     found = {}
     for layer in tried:
         gaps = slow_gaps([*removed, layer])
         (gap,) = (gap for gap in gaps if gap[0] <= layer < gap[1])
         # Layers in front of the gap that are still there.
         before = gap[0] - sum(other < gap[0] for other in removed)
-        matrix = slow_matrix(current[before], dense[gap[1]], relative_ridge)
+        matrix = slow_matrix(current[before], dense[gap[1]], params.relative_ridge)
         after = {other: matrices[other] for other in gaps if other != gap} | {gap: matrix}
-        pruned = repaired_model(model, [*removed, layer], after)
-        found[layer] = (slow_perplexity(pruned, HELDOUT), after)
+        if params.criterion == "error":
+            score = slow_error(read[before] @ matrix, heldout[gap[1]])
+        else:
+            score = slow_perplexity(repaired_model(model, [*removed, layer], after), HELDOUT)
+        found[layer] = (score, after)
     return found
 
 
@@ -306,7 +318,7 @@ def check_rounds(model: Any, rounds: int, **changes: Any) -> tuple[int, ...]:
         rows = [row for row in ranking.candidates if row.round == number]
         assert [row.layers for row in rows] == [(layer,) for layer in alive]
         assert [row.layers[0] for row in rows if row.eligible] == tried
-        found = slow_round(model, removed, matrices, tried, params.relative_ridge)
+        found = slow_round(model, removed, matrices, tried, params)
         for row in rows:
             expected = found.get(row.layers[0])
             assert row.score == (None if expected is None else pytest.approx(expected[0], rel=1e-4))
@@ -319,16 +331,23 @@ def check_rounds(model: Any, rounds: int, **changes: Any) -> tuple[int, ...]:
     return tuple(removed)
 
 
+@pytest.mark.parametrize("criterion", ["perplexity", "error"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_greedy_rounds_in_families(tiny_model: Callable[..., Any], name: str) -> None:
-    check_rounds(tiny_model(name, layers=N_LAYERS), rounds=3)
+def test_greedy_rounds_in_families(
+    tiny_model: Callable[..., Any], name: str, criterion: str
+) -> None:
+    check_rounds(tiny_model(name, layers=N_LAYERS), rounds=3, criterion=criterion)
 
 
+@pytest.mark.parametrize("criterion", ["perplexity", "error"])
 @pytest.mark.parametrize("seed", range(4))
-def test_greedy_rounds_with_nothing_exempt(tiny_model: Callable[..., Any], seed: int) -> None:
+def test_greedy_rounds_with_nothing_exempt(
+    tiny_model: Callable[..., Any], seed: int, criterion: str
+) -> None:
     """Gaps at both ends of the model, several gaps at a time, and gaps that merge."""
     model = tiny_model("llama", layers=N_LAYERS, seed=seed)
-    check_rounds(model, rounds=4, exempt_first=0, exempt_last=0, relative_ridge=1e-2)
+    nothing = {"exempt_first": 0, "exempt_last": 0}
+    check_rounds(model, rounds=4, relative_ridge=1e-2, criterion=criterion, **nothing)
 
 
 def test_several_gaps_and_merging_gaps_do_occur(tiny_model: Callable[..., Any]) -> None:
@@ -344,11 +363,14 @@ def test_several_gaps_and_merging_gaps_do_occur(tiny_model: Callable[..., Any]) 
     assert {(1, 2), (2, 1)} <= shapes
 
 
-def test_one_shot_repeats_the_scores_of_the_dense_model(tiny_model: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("criterion", ["perplexity", "error"])
+def test_one_shot_repeats_the_scores_of_the_dense_model(
+    tiny_model: Callable[..., Any], criterion: str
+) -> None:
     model = tiny_model("llama", layers=N_LAYERS)
-    params = layers_params(mode="one_shot")
+    params = layers_params(mode="one_shot", criterion=criterion)
     ranking = repair_aware_layers.rank_by_repaired_removal(model, WINDOWS, 3, params)
-    found = slow_round(model, [], {}, [1, 2, 3], params.relative_ridge)
+    found = slow_round(model, [], {}, [1, 2, 3], params)
     order = sorted(found, key=lambda layer: found[layer][0])
     assert choose(ranking, 3) == tuple(order)
     for number in (1, 2, 3):
@@ -359,7 +381,9 @@ def test_one_shot_repeats_the_scores_of_the_dense_model(tiny_model: Callable[...
             layer = row.layers[0]
             assert row.eligible == (layer in found)
             assert row.score == (pytest.approx(found[layer][0], rel=1e-4) if row.eligible else None)
-    greedy = repair_aware_layers.rank_by_repaired_removal(model, WINDOWS, 3, layers_params())
+    greedy = repair_aware_layers.rank_by_repaired_removal(
+        model, WINDOWS, 3, layers_params(criterion=criterion)
+    )
     assert [row for row in greedy.candidates if row.round == 1] == [
         row for row in ranking.candidates if row.round == 1
     ]
