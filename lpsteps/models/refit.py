@@ -29,8 +29,8 @@ class RefitSettings:
     """How a refit is done.
 
     Attributes:
-        ridge: Ridge on what projections add to the stream, in units of the mean eigenvalue of what
-            they read.
+        ridge: Ridge on the change of projections, in units of the mean eigenvalue of what they
+            read.
         patch_ridge: Ridge on patches minus identity, in units of the mean eigenvalue of the stream.
         in_front: Whether the MLP in front of a gap is fitted together with the patch.
         behind: Layers to refit behind each gap, None for all up to the layer in front of the next.

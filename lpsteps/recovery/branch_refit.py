@@ -44,8 +44,8 @@ class Params(BaseModel):
         default=0.5,
         gt=0,
         allow_inf_nan=False,
-        description="Ridge on what each projection adds to the stream, in units of the mean "
-        "eigenvalue of what it reads",
+        description="Ridge on the change of each projection, in units of the mean eigenvalue of "
+        "what it reads",
     )
     patch_ridge: float = Field(
         default=1e-6,
