@@ -104,6 +104,29 @@ def working_bytes(method: ModuleType, hidden_size: int, intermediate_size: int) 
     return needed
 
 
+def selection_unsuited(
+    metric: ModuleType, params: Mapping[str, Any], n: int, n_layers: int
+) -> str | None:
+    """Return why a selection metric cannot choose ``n`` layers to remove, or None when it can.
+
+    A module says so in a function ``unsuited(params, n, n_layers)`` of its own; one without it is
+    limited by its exemptions alone, if it has such parameters.
+
+    Args:
+        metric: Module of the metric.
+        params: Its parameters in the config, which have been checked.
+        n: Number of layers to remove.
+        n_layers: Layers of the dense model.
+    """
+    checked = metric.Params(**params)
+    reason: str | None = None
+    if hasattr(metric, "unsuited"):
+        reason = metric.unsuited(checked, n, n_layers)
+    elif hasattr(checked, "unsuited"):
+        reason = checked.unsuited(n, n_layers)
+    return reason
+
+
 def gradient_tokens(metric: ModuleType, params: Mapping[str, Any]) -> int:
     """Return the tokens of one backward pass of a selection metric, as its module states them.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lpsteps import paths
 from lpsteps.config import Config, unavailable_calibration
 from lpsteps.jobs.recoveries import recovery_unsuited
+from lpsteps.jobs.selection_levels import reachable
 from lpsteps.jobs.widths import width_unsuited
 from lpsteps.report.definitions import Query
 
@@ -74,10 +75,10 @@ def variants(config: Config) -> dict[Variant, list[str]]:
 
     Table rows whose selection, recovery or calibration the definitions lack are left out here; the
     table shows them as missing, with the reason that the table's definition states. So are rows on
-    a calibration whose text cannot be had, levels that a recovery is unsuited for, and columns of
-    benchmarks that no suite of the profile scores. One shown benchmark brings its whole suite,
-    which one job scores: Snakemake notices what changed of a job only where it has made all of its
-    outputs.
+    a calibration whose text cannot be had, levels that a selection or a recovery is unsuited for,
+    and columns of benchmarks that no suite of the profile scores. One shown benchmark brings its
+    whole suite, which one job scores: Snakemake notices what changed of a job only where it has
+    made all of its outputs.
 
     Returns:
         Sorted by variant; the benchmarks are sorted, too.
@@ -110,7 +111,7 @@ def _variants_of(
             if width_unsuited(config, model, query.selection, n) is None:
                 yield Variant(model, calibration, n=n, width=query.selection)
     if query.selection in defined.selections and query.recovery in defined.recoveries:
-        for n in counts:
+        for n in reachable(config, model, query.selection, counts):
             if recovery_unsuited(config, model, query.recovery, n) is None:
                 yield Variant(model, calibration, query.selection, n, query.recovery)
 
@@ -134,7 +135,7 @@ def plan_folders(config: Config) -> list[Variant]:
                 found.update(
                     Variant(model, calibration, query.selection, n)
                     for model, counts in counts_by_model.items()
-                    for n in counts
+                    for n in reachable(config, model, query.selection, counts)
                 )
     return sorted(found)
 
@@ -152,5 +153,5 @@ def figure_plans(config: Config, figure: str) -> list[Variant]:
     return [
         Variant(model, config.profile.calibration, selection, n)
         for model, counts in config.profile.figures[figure].items()
-        for n in counts
+        for n in reachable(config, model, selection, counts)
     ]

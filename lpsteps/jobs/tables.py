@@ -20,6 +20,7 @@ from lpsteps.config import (
 )
 from lpsteps.jobs.overheads import overhead_files
 from lpsteps.jobs.recoveries import distilled_recoveries, recovery_method, recovery_unsuited
+from lpsteps.jobs.selection_levels import selection_unsuited
 from lpsteps.jobs.shown_variants import (
     figure_plans,
     models,
@@ -143,6 +144,9 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
         },
         "unavailable": {name: reason for name, reason in reasons.items() if reason is not None},
         "selections": {name: entry.title for name, entry in definitions.selections.items()},
+        "unsuited_selections": {
+            name: _out_of_reach(config, name) for name in definitions.selections
+        },
         "widths": {name: width_facts(config, name) for name in definitions.width_prunings},
         "recoveries": {
             name: recovery_facts(config, profile.calibration, name)
@@ -233,12 +237,19 @@ def width_facts(config: Config, width: str) -> dict[str, Any]:
     }
 
 
+def _out_of_reach(config: Config, selection: str) -> dict[str, dict[str, str]]:
+    """Return the levels that a selection cannot reach, with reasons, by model and level."""
+    return _unsuited_levels(
+        config, lambda model, n: selection_unsuited(config, model, selection, n)
+    )
+
+
 def _unsuited_levels(
     config: Config, reason: Callable[[str, int], str | None]
 ) -> dict[str, dict[str, str]]:
     """Return the reasons against the profile's models and levels, by model and level."""
     levels: dict[str, set[int]] = {}
-    for row in config.profile.tables.values():
+    for row in (*config.profile.tables.values(), *config.profile.figures.values()):
         for model, counts in row.items():
             levels.setdefault(model, set()).update(counts)
     found: dict[str, dict[str, str]] = {}

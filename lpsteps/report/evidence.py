@@ -201,6 +201,7 @@ class BuildSpec(BaseModel):
         benchmarks: The benchmarks that the profile scores, with their definitions.
         unavailable: Benchmarks that cannot be scored in this profile, with the reason.
         selections: Titles of the selections of the methods config, by name.
+        unsuited_selections: Why they cannot choose so many layers, by name, model and number.
         widths: The width prunings of the methods config, by name. Rows and variants name them in
             the place of a selection.
         recoveries: The recoveries of the methods config, by name, on the profile's calibration.
@@ -224,10 +225,15 @@ class BuildSpec(BaseModel):
     benchmarks: dict[str, Any]
     unavailable: dict[str, str] = {}
     selections: dict[str, str]
+    unsuited_selections: dict[str, dict[str, dict[int, str]]] = {}
     widths: dict[str, WidthFacts] = {}
     recoveries: dict[str, RecoveryFacts]
     own_calibrations: dict[str, dict[str, RecoveryFacts]] = {}
     unavailable_calibrations: dict[str, str] = {}
+
+    def selection_unsuited(self, name: str, model: str, n: int) -> str | None:
+        """Return why a selection cannot choose n layers of a model, None when it can."""
+        return self.unsuited_selections.get(name, {}).get(model, {}).get(n)
 
     def recovery(self, name: str, calibration: str | None) -> RecoveryFacts | None:
         """Return what is known of a recovery on the calibration that a row names, if any."""

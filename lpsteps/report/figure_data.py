@@ -265,6 +265,9 @@ class _Builder:
 
     def _plan_folder(self, definition: FigureDefinition, model: str, n: int) -> str:
         key = (model, self.spec.calibration, definition.selection, n)
+        reason = self.spec.selection_unsuited(definition.selection, model, n)
+        if reason is not None:
+            raise _MissingError(reason)
         if key not in self.evidence.plan_folders:
             raise LpstepsError(
                 f"--spec: figures.{definition.id}.{model}: {n}: `plans` has none of "

@@ -116,6 +116,9 @@ class RowEvidence:
         if row.selection is not None:
             if row.selection not in self.spec.selections:
                 return row.missing or f"no selection '{row.selection}' is configured"
+            out_of_reach = self.spec.selection_unsuited(row.selection, blank.model, blank.n_pruned)
+            if out_of_reach is not None:
+                return out_of_reach
             if row.recovery not in self.spec.recoveries:
                 return row.missing or f"no recovery '{row.recovery}' is configured"
             if row.calibration in self.spec.unavailable_calibrations:

@@ -15,6 +15,10 @@ A metric is one module of this package. It defines:
 ``gradient_tokens(params)``
     Optional: tokens of one backward pass through the model, whose activations a job on a cluster
     asks memory for; none where a metric does not say.
+``unsuited(params, n, n_layers)``
+    Optional: why it cannot choose n layers of a model of ``n_layers``, or None when it can. Tables
+    then leave these levels out before any job runs, and give the reason. A metric whose ``Params``
+    are :class:`~lpsteps.selection.ranking.Exemptions` needs none for what is exempt.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
 statistics come in through the context, and heavy libraries are imported inside functions.

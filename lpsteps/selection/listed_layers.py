@@ -34,6 +34,13 @@ class Params(BaseModel):
         return layers
 
 
+def unsuited(params: Params, n: int, n_layers: int) -> str | None:
+    """Return why the list has no n layers, or None."""
+    if n <= len(params.layers):
+        return None
+    return f"lists {len(params.layers)} layers, which is too few to remove {n}"
+
+
 def rank(context: SelectionContext, params: Params) -> Ranking:
     """Rank the listed layers by their place in the list; the others have no score and stay.
 

@@ -62,6 +62,19 @@ class Ranking:
     candidates: tuple[Candidate, ...]
 
 
+def too_few(n: int, n_layers: int, removable: int) -> str | None:
+    """Return why n layers cannot go when only some of a model may, or None.
+
+    Args:
+        n: Number of layers to remove.
+        n_layers: Layers of the model.
+        removable: How many of them may go.
+    """
+    if n <= removable:
+        return None
+    return f"of {n_layers} layers {max(0, removable)} may go, which is too few to remove {n}"
+
+
 class Exemptions(BaseModel):
     """Parameters of a metric that may not take some layers at the ends of the model."""
 
@@ -73,6 +86,10 @@ class Exemptions(BaseModel):
     def allow(self, start: int, end: int, n_layers: int) -> bool:
         """Return whether the layers ``[start, end)`` of ``n_layers`` may all go."""
         return self.exempt_first <= start and end <= n_layers - self.exempt_last
+
+    def unsuited(self, n: int, n_layers: int) -> str | None:
+        """Return why n of ``n_layers`` layers cannot go, or None."""
+        return too_few(n, n_layers, n_layers - self.exempt_first - self.exempt_last)
 
     @staticmethod
     def none_left(rounds: int, number: int) -> LpstepsError:

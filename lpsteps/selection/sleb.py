@@ -21,7 +21,7 @@ from lpsteps.calibration_text import TextParams, text_to_use
 from lpsteps.errors import LpstepsError
 from lpsteps.progress import track
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Candidate, Kind, Ranking, ranked
+from lpsteps.selection.ranking import Candidate, Kind, Ranking, ranked, too_few
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,6 +57,11 @@ class Params(BaseModel):
     latter_barrier: int = Field(
         default=1, ge=0, description="Layers at the end that stay, counted in every round"
     )
+
+
+def unsuited(params: Params, n: int, n_layers: int) -> str | None:
+    """Return why n layers between the barriers cannot go, or None."""
+    return too_few(n, n_layers, n_layers - params.early_barrier - params.latter_barrier)
 
 
 def rank_by_removal(

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Candidate, Kind, Ranking, ranked
+from lpsteps.selection.ranking import Candidate, Kind, Ranking, ranked, too_few
 
 TITLE: Final = "Evenly spread layers"
 PAPER: Final = ""
@@ -24,6 +24,11 @@ class Params(BaseModel):
     """The even spread has no parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def unsuited(params: Params, n: int, n_layers: int) -> str | None:
+    """Return why n layers between the first and the last cannot go, or None."""
+    return too_few(n, n_layers, n_layers - 2)
 
 
 def rank(context: SelectionContext, params: Params) -> Ranking:

@@ -16,6 +16,8 @@ from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError
 from lpsteps.report.definitions import TableDefinition
 from lpsteps.report.evidence import parse_build_spec
+from lpsteps.selection.base import SelectionContext
+from lpsteps.selection.ranking import choose
 from lpsteps.training import training_text
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +170,65 @@ def test_levels_that_a_repair_is_unsuited_for_are_left_out_with_the_reason() -> 
     reason = "one trained layer cannot stand in for a single layer"
     assert spec.recoveries["streamline-layer"].unsuited == {MODEL: {1: reason}}
     assert spec.recoveries["streamline-ffn"].unsuited == {MODEL: {}}
+
+
+def default_with(tables: dict[str, Any], **figures: Any) -> Config:
+    profile = yaml.safe_load(Path("config/config.yaml").read_text())
+    profile |= {"tables": tables, "figures": figures}
+    return load_config(profile, ["config/config.yaml"])
+
+
+def test_levels_that_a_selection_cannot_reach_are_left_out_with_the_reason() -> None:
+    config = default_with({"table08": {MODEL: [24, 25]}}, figure4={MODEL: [28]})
+    plans = {(plan.selection, plan.n) for plan in jobs.plan_folders(config)}
+    assert ("taylor+", 24) in plans and ("taylor+", 25) not in plans
+    assert {("shortgpt", 25), ("llm-streamline", 28)} <= plans
+    assert not any("taylor+/n25" in path for path in jobs.table_inputs(config)["plans"])
+    assert jobs.selection_counts(config, MODEL, config.profile.calibration, "taylor+") == [24]
+    spec = parse_build_spec(jobs.build_tables_spec(config))
+    reason = "of 30 layers 24 may go, which is too few to remove 25"
+    assert spec.selection_unsuited("taylor+", MODEL, 25) == reason
+    assert spec.selection_unsuited("taylor+", MODEL, 24) is None
+    assert spec.selection_unsuited("shortgpt", MODEL, 25) is None
+
+
+@pytest.mark.parametrize("table", ["table01", "table02"])
+def test_no_variant_rests_on_a_level_that_its_selection_cannot_reach(table: str) -> None:
+    config = default_with({table: {MODEL: [3, 29]}})
+    shown = {(variant.selection, variant.n) for variant in jobs.variants(config)}
+    assert ("sleb", 3) in shown and ("sleb", 29) not in shown
+    assert ("shortgpt", 29) in shown
+
+
+@pytest.mark.parametrize(
+    ("metric", "params", "most"),
+    [
+        ("taylor", {"windows": 1, "length": 8, "exempt_first": 2, "exempt_last": 1}, 3),
+        ("block_influence", {}, 6),
+        ("token_axis_cosine", {}, 4),
+        ("sleb", {"early_barrier": 2, "latter_barrier": 1}, 3),
+        ("random_layers", {}, 4),
+        ("random_layers", {"contiguous": True}, 4),
+        ("uniform", {}, 4),
+        ("last_layers", {"keep_final": True}, 6),
+        ("listed_layers", {"layers": [3, 1]}, 2),
+    ],
+)
+def test_a_metric_says_how_many_layers_may_go(
+    metric: str, params: dict[str, Any], most: int
+) -> None:
+    module = methods.selection_method(metric)
+    reasons = [methods.selection_unsuited(module, params, n, 6) for n in range(1, 7)]
+    assert [reason is None for reason in reasons] == [n <= most for n in range(1, 7)]
+    if not module.NEEDS:
+        context = SelectionContext(6, tuple(range(1, 6)))
+        ranking = module.rank(context, module.Params(**params))
+        for n, reason in zip(context.counts, reasons, strict=False):
+            if reason is None:
+                assert len(choose(ranking, n)) == n
+            else:
+                with pytest.raises(LpstepsError, match="layers to offer"):
+                    choose(ranking, n)
 
 
 def test_a_method_without_an_opinion_takes_every_cut() -> None:

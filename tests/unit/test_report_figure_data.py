@@ -183,6 +183,18 @@ def figures(
     return build_figures(spec, DEFINITIONS, PATHS, evidence)
 
 
+def test_a_level_out_of_reach_leaves_a_panel_with_the_reason(run: Path) -> None:
+    evidence = Evidence({}, {}, {}, {}, {}, {})
+    spec = settings({"layer-magnitudes": {"m": [2]}})
+    reasons = {"s": {"m": {2: "too few layers"}}}
+    spec = spec.model_copy(update={"plans": {}, "unsuited_selections": reasons})
+    (found,) = (
+        each for each in build_figures(spec, DEFINITIONS, PATHS, evidence) if each["panels"]
+    )
+    (panel,) = found["panels"]
+    assert (panel["data"], panel["reason"]) == (None, "too few layers")
+
+
 def test_every_kind_is_built_with_its_sources(run: Path) -> None:
     built = {figure["kind"]: figure for figure in figures()}
     assert list(built) == list(KINDS)

@@ -127,6 +127,14 @@ def test_a_level_that_a_repair_is_unsuited_for_is_missing_with_the_reason(run: R
     assert against["status"] == "measured" and against["comparisons"] == []
 
 
+def test_a_level_that_a_selection_cannot_reach_is_missing_with_the_reason(run: Run) -> None:
+    run.spec["unsuited_selections"] = {"sleb": {SMALL: {"5": "too few layers"}}}
+    cells = run.cells()
+    for name in ("table01/smollm2-135m/n5/sleb/piqa", "table08/smollm2-135m/n5/sleb/layers"):
+        assert (cells[name]["status"], cells[name]["reason"]) == ("missing", "too few layers")
+    assert cells["table01/smollm2-135m/n5/shortgpt/piqa"]["status"] == "measured"
+
+
 FT = "n5/linearpatch+ft"
 
 
