@@ -186,6 +186,24 @@ def rows_by_task(benchmark: HarnessSettings, table: pa.Table, source: Path) -> d
     return {task: rows_with[value] for task, value in benchmark.tasks.items()}
 
 
+def _check_total(
+    benchmark: HarnessSettings, rows: Mapping[str, Sequence[int]], source: Path
+) -> None:
+    """Check that a split has no more rows than the benchmark says that the whole one has.
+
+    It may have fewer: some sources hold only a part of a split.
+
+    Raises:
+        LpstepsError: It has more, so that a score would be one of too many documents.
+    """
+    count = sum(map(len, rows.values()))
+    if count > benchmark.total:
+        raise LpstepsError(
+            f"{source}: {count} rows of {', '.join(rows)}: `total` of the benchmark says that the "
+            f"whole split has {benchmark.total}; correct it, or name the split that is meant"
+        )
+
+
 def limited_rows(rows: Mapping[str, Sequence[int]], limit: int | None) -> dict[str, list[int]]:
     """Keep `limit` rows: as many of each task, spread evenly over it.
 
@@ -219,14 +237,16 @@ def load_tasks(
         fewshot: Parquet file of the split that gives the examples; None for zero-shot.
 
     Raises:
-        LpstepsError: The harness has no such task, a file lacks a column that the task needs, or
-            there are fewer examples than shots.
+        LpstepsError: The harness has no such task, a file lacks a column that the task needs or
+            has more rows than the benchmark's whole split, or there are fewer examples than shots.
     """
     folder = _TASKS / benchmark.task_folder
     # Indexing this folder takes milliseconds, indexing all of the harness's tasks several seconds.
     manager = TaskManager(include_path=folder, include_defaults=False)
     table = read_parquet(data)
-    rows = limited_rows(rows_by_task(benchmark, table, data), limit)
+    whole = rows_by_task(benchmark, table, data)
+    _check_total(benchmark, whole, data)
+    rows = limited_rows(whole, limit)
     examples = read_parquet(fewshot) if fewshot is not None else None
     example_rows = rows_by_task(benchmark, examples, fewshot) if fewshot is not None else {}
     tasks: dict[str, LocalTask] = {}

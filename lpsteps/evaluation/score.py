@@ -66,6 +66,8 @@ class Score(BaseModel):
         counts = (len(self.samples.ids), len(self.samples.values))
         if counts != (self.n, self.n):
             raise ValueError(f"samples: {counts[0]} ids and {counts[1]} values: n is {self.n}")
+        if self.n > self.total:
+            raise ValueError(f"n: {self.n}: more than `total`, {self.total}")
         if self.unit != "perplexity":
             return self
         if self.value <= 0 or abs(math.log(self.value) - self.log_perplexity) > 1e-9:

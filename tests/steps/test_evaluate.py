@@ -96,6 +96,12 @@ def spec(names: list[str], **settings: Any) -> list[str]:
     return ["--spec", json.dumps(common | settings)]
 
 
+def small_total(**settings: Any) -> list[str]:
+    """The spec of a benchmark whose definition states fewer documents than its split has."""
+    suite = {"piqa": load_benchmark("piqa").scoring() | {"total": 7}}
+    return spec([], add_bos=False, benchmarks=suite, **settings)
+
+
 @pytest.fixture
 def perplexities(workspace: Path) -> Run:
     """Run the perplexity step and return its scores."""
@@ -280,6 +286,9 @@ def test_the_record_names_every_input(accuracies: Run, workspace: Path) -> None:
         (spec(["piqa"], add_bos=False, limits={"piqa": 0}), "limits.piqa: 0"),
         (spec(["piqa", "copa"], add_bos=False), "--data: copa: is in the spec"),
         (spec(["novels"], add_bos=False), "benchmarks.novels"),
+        (small_total(limits={}), "validation.parquet: 8 rows of piqa: `total` of the benchmark"),
+        # A limit below `total` hides nothing.
+        (small_total(limits={"piqa": 3}), "says that the whole split has 7; correct it"),
     ],
 )
 def test_a_mistake_gives_one_line_and_no_score(
