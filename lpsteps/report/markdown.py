@@ -68,10 +68,8 @@ def _group_lines(group: GroupView) -> list[str]:
         _line(["---", "---", *["---:" for _ in filled]]),
     ]
     notes = [f"{names}: {reason}." for names, reason in group.absences]
-    heading = ""
     for body, row in measured:
-        heading = row.heading or heading
-        name = f"{row.label} ({heading})" if heading else row.label
+        name = f"{row.label} ({row.group})" if row.group else row.label
         if row.reason:
             notes.append(f"{name}: {row.reason}.")
         else:

@@ -73,9 +73,10 @@ class RowView:
     """One row: cells (None where the paper prints nothing), or one reason across all columns.
 
     Neighbours with the same reason are one row, with the labels of all and the cells of the first.
-    ``heading`` is that of a group of rows, in the first of them.
+    ``heading`` is the name of the row's ``group`` in the first row of it, empty in the others.
     """
 
+    group: str
     heading: str
     label: str
     kind: str
@@ -403,6 +404,7 @@ def _row_view(
     whole_row = len(reasons) == 1 and None not in reasons
     starts_group = row["group"] != (before["group"] if before else "")
     return RowView(
+        group=row["group"],
         heading=row["group"] if starts_group else "",
         label=row["label"],
         kind=row["kind"],
@@ -414,12 +416,12 @@ def _row_view(
 
 
 def _folded(rows: Iterable[RowView]) -> tuple[RowView, ...]:
-    """Put neighbouring rows of one heading that are missing for the same reason into one line."""
+    """Put neighbouring rows of one group that are missing for the same reason into one line."""
     folded: list[RowView] = []
     for row in rows:
         last = folded[-1] if folded else None
         same = last and row.reason and (row.reason, row.note) == (last.reason, last.note)
-        if last and same and not row.heading:
+        if last and same and row.group == last.group:
             folded[-1] = replace(last, label=f"{last.label}; {row.label}")
         else:
             folded.append(row)

@@ -79,3 +79,19 @@ def test_all_lines_of_a_table_have_as_many_cells(payload: Any) -> None:
     for cells in rows(text):
         width = len(cells) if cells[0].strip() == "Removed" else width
         assert len(cells) == width
+
+
+def test_rows_are_named_with_the_group_of_their_own(payload: Any) -> None:
+    grouped = copy.deepcopy(payload)
+    (table,) = (table for table in grouped["tables"] if table["id"] == "table02")
+    measured = [section for section in table["sections"] if section["kind"] == "measured"]
+    assert len({section["n"] for section in measured}) > 2
+    for section in measured:
+        for place, row in enumerate(section["rows"]):
+            row["label"], row["group"] = f"L{place}", "G" if place in (1, 2) else ""
+    (text,) = (
+        part for part in tables_markdown(grouped, None).split("## ") if part.startswith("Table 2:")
+    )
+    names = [cells[1].strip() for cells in rows(text)]
+    assert names.count("L0") > 1 and "L1 (G)" in names and "L4" in names
+    assert not any(f"L{place} (G)" in text for place in (0, 3, 4))
