@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_families import COMMON, FAMILIES
+from tiny_families import COMMON, FAMILIES, FURTHER
 
 # Tests run side by side; one thread each also keeps their rounding the same on any machine.
 os.environ.setdefault("LPSTEPS_THREADS", "1")
@@ -38,7 +38,7 @@ def tiny_model() -> ModelFactory:
         import torch
         import transformers
 
-        name, settings = FAMILIES[family]
+        name, settings = {**FURTHER, **FAMILIES}[family]
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(
             getattr(transformers, name)(

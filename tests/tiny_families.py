@@ -35,3 +35,27 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
     "olmo2": ("Olmo2Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
 }
+
+# Families that no line of the code names; what matters is that they are ordinary decoders.
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "bloom": ("BloomConfig", {}),
+    "falcon": ("FalconConfig", {"new_decoder_architecture": False}),
+    "gemma": ("GemmaConfig", {"intermediate_size": 80, "head_dim": 12, "num_key_value_heads": 2}),
+    "gpt2": ("GPT2Config", {}),
+    "mixtral": (
+        "MixtralConfig",
+        {"intermediate_size": 40, "num_local_experts": 2, "num_key_value_heads": 2},
+    ),
+    "olmo3": ("Olmo3Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
+    "phi": ("PhiConfig", {"intermediate_size": 80}),
+    "smollm3": ("SmolLM3Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
+    "stablelm": (
+        "StableLmConfig",
+        {
+            "intermediate_size": 80,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5},
+        },
+    ),
+    "starcoder2": ("Starcoder2Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
+}

@@ -70,12 +70,26 @@ def healed_weights(
         seed: Seed of the adapters, of the order of the sequences and of the dropout.
 
     Returns:
-        Merged weights, float32, by names relative to the backbone with the layers numbered as in
-        the dense model.
+        Merged weights, float32, by the names of
+        :attr:`PatchSet.replacements <lpsteps.patches.PatchSet.replacements>`.
 
     Raises:
-        LpstepsError: peft is not installed, or the loss is not a finite number.
+        LpstepsError: peft is not installed, the layers have no linear modules, or the loss is not a
+            finite number.
     """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from lpsteps.models.layers import decoder_of
+    from lpsteps.models.surgery import apply_plan
+
+    decoder = decoder_of(model)
+    if not any(isinstance(module, torch.nn.Linear) for module in decoder.layers.modules()):
+        raise LpstepsError(
+            f"model_type: {model.config.model_type}: recovery lora adapts linear modules, and the "
+            "layers of this family have none (as GPT-2, whose projections are convolutions); "
+            "choose a recovery that leaves the projections alone, such as linearpatch"
+        )
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
@@ -83,15 +97,9 @@ def healed_weights(
         raise LpstepsError(
             "recovery: lora: needs the package peft; install it with: pip install -e '.[lora]'"
         ) from error
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from lpsteps.models.layers import decoder_of
-    from lpsteps.models.surgery import apply_plan
 
     apply_plan(model, plan)
     survivors = [layer for layer in range(plan.n_layers) if layer not in plan.layers]
-    decoder = decoder_of(model)
     projections = [
         name
         for name, module in decoder.layers.named_modules()
@@ -147,7 +155,8 @@ def build(context: RecoveryContext, params: Params) -> PatchSet:
     """Heal the pruned model; the patch set replaces every projection of the remaining layers.
 
     Raises:
-        LpstepsError: peft is not installed, there is not enough text, or a loss is not finite.
+        LpstepsError: peft is not installed, the layers have no linear modules, there is not enough
+            text, or a loss is not finite.
     """
     source = context.needed_model()
     text = training_text(source.windows, params)

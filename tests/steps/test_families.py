@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from tiny_families import FAMILIES, HIDDEN_SIZE, VOCABULARY
+from tiny_families import FAMILIES, FURTHER, HIDDEN_SIZE, VOCABULARY
 from torch import nn
 
 from lpsteps.artifacts import read_json, write_json, write_parquet
@@ -37,36 +37,6 @@ from lpsteps.steps import (
 
 LAYERS, N = 5, 2
 WINDOWS = np.random.default_rng(0).integers(2, VOCABULARY, (3, 16))
-
-# Families that no line of the code names; what matters is that they are ordinary decoders.
-FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
-    "bloom": ("BloomConfig", {}),
-    "falcon": ("FalconConfig", {"new_decoder_architecture": False}),
-    "gemma": ("GemmaConfig", {"intermediate_size": 80, "head_dim": 12, "num_key_value_heads": 2}),
-    "gpt2": ("GPT2Config", {}),
-    "mixtral": (
-        "MixtralConfig",
-        {"intermediate_size": 40, "num_local_experts": 2, "num_key_value_heads": 2},
-    ),
-    "olmo3": ("Olmo3Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
-    "phi": ("PhiConfig", {"intermediate_size": 80}),
-    "smollm3": ("SmolLM3Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
-    "stablelm": (
-        "StableLmConfig",
-        {
-            "intermediate_size": 80,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5},
-        },
-    ),
-    "starcoder2": ("Starcoder2Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
-}
-
-
-@pytest.fixture(autouse=True)
-def further_families(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, entry in FURTHER.items():
-        monkeypatch.setitem(FAMILIES, name, entry)
 
 
 def _run(step: Any, tmp_path: Path, spec: dict[str, Any], *options: str) -> None:

@@ -631,6 +631,13 @@ def test_without_peft_lora_says_how_to_get_it(
         lora.healed_weights(tiny_llama, PLAN, text, lora.Params(), seed=0)
 
 
+def test_lora_refuses_layers_without_linear_modules_before_it_trains(
+    tiny_model: Any, text: TrainingText
+) -> None:
+    with pytest.raises(LpstepsError, match="gpt2: recovery lora adapts linear modules, and the"):
+        lora.healed_weights(tiny_model("gpt2", layers=N_LAYERS), PLAN, text, lora.Params(), seed=0)
+
+
 def test_defaults_are_the_published_settings() -> None:
     layer, ffn = streamline_layer.Params(), streamline_ffn.Params()
     for params in (layer, ffn):

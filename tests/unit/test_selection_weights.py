@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tiny_families import FAMILIES
 
 from lpsteps.errors import LpstepsError
 from lpsteps.models.layers import decoder_of
@@ -26,11 +27,12 @@ def windows() -> npt.NDArray[np.int64]:
 
 
 def weights_of(model: Any, layer: int) -> list[torch.nn.Parameter]:
-    """What the released code counts: names with "weight" in them, here of one layer."""
+    """What the released code counts, names with "weight" in them, and experts, of one layer."""
+    experts = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
     return [
         parameter
         for name, parameter in model.named_parameters()
-        if f".layers.{layer}." in name and name.endswith("weight")
+        if f".layers.{layer}." in name and name.endswith(("weight", *experts))
     ]
 
 
@@ -57,6 +59,43 @@ def test_taylor_equals_autograd_over_the_whole_model(
     model = tiny_model(family, layers=N_LAYERS)
     expected = slow_importances(model, [windows])
     np.testing.assert_allclose(taylor.importances(model, windows), expected, rtol=1e-4)
+
+
+GPT_OSS = {
+    "intermediate_size": 40,
+    "num_local_experts": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_experts_count_although_no_name_says_weight(
+    tiny_model: Callable[..., Any],
+    windows: npt.NDArray[np.int64],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setitem(FAMILIES, "gpt_oss", ("GptOssConfig", GPT_OSS))
+    model = tiny_model(name, layers=N_LAYERS)
+    # The usual one multiplies no float64.
+    model.set_experts_implementation("eager")
+    counted = [weights_of(model, layer) for layer in range(N_LAYERS)]
+    assert all(sum(weight.dim() == 3 for weight in weights) == 2 for weights in counted)
+    # The biases of GPT-OSS have two dimensions, one of them for the experts.
+    biases = [p for name, p in model.named_parameters() if name.endswith("_bias")]
+    assert [bias.dim() for bias in biases] == [2] * (2 * N_LAYERS if name == "gpt_oss" else 0)
+    for bias in biases:
+        bias.fill_(9.0)
+    expected = [
+        sum(float(np.abs(weight.double().numpy()).sum()) for weight in weights)
+        for weights in counted
+    ]
+    np.testing.assert_allclose(magnitude.magnitudes(model), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        taylor.importances(model, windows), slow_importances(model, [windows]), rtol=1e-4
+    )
 
 
 def test_batches_add_up_before_the_absolute_value(
