@@ -111,6 +111,7 @@ def sequential_gap_moments(
     windows: Tokens,
     gap: tuple[int, int],
     *,
+    survivors: Sequence[int],
     weighting: Weighting = "uniform",
     branch: bool = False,
     batch: int = 1,
@@ -128,6 +129,7 @@ def sequential_gap_moments(
             these repaired; nothing has been done to the layers behind the gap.
         windows: As for :func:`gap_moments`, like the other arguments.
         gap: The removed layers ``(start, end)``, end exclusive, numbered as in the dense model.
+        survivors: The layers of the repaired model by their numbers in the dense one, ascending.
         weighting: How much a token counts, by its rows in the repaired model.
         branch: Whether to tell the output of the MLP in front of the gap apart, in the repaired
             model.
@@ -138,24 +140,22 @@ def sequential_gap_moments(
         As :func:`gap_moments`, for the one gap.
 
     Raises:
-        LpstepsError: As :func:`gap_moments`, or the layer behind the gap is not where the repaired
-            model should have it.
+        LpstepsError: As :func:`gap_moments`, or the repaired model has not all layers behind the
+            gap, or one of its own.
     """
     start, end = gap
     layers = decoder_of(dense).layers
     if not 0 <= start < end <= len(layers):
         raise LpstepsError(f"gap: [{start}, {end}): the model has {len(layers)} layers")
     remaining = decoder_of(repaired).layers
-    boundary = end - (len(layers) - len(remaining))
-    if (
-        boundary < 0
-        or (end < len(layers) and not _equal(layers[end], remaining[boundary]))
-        or (boundary > 0 and _equal(layers[end - 1], remaining[boundary - 1]))
-    ):
+    behind = [layer for layer in survivors if layer >= start]
+    if len(survivors) != len(remaining) or behind != list(range(end, len(layers))):
         raise LpstepsError(
-            f"gap: [{start}, {end}): the repaired model of {len(remaining)} layers must lack the "
-            "layers of this gap and of those in front of it, and no other"
+            f"gap: [{start}, {end}): the repaired model of {len(remaining)} layers, which are "
+            f"{list(survivors)} of the dense one, must lack the layers of this gap and of those in "
+            "front of it, and no other"
         )
+    boundary = len(survivors) - len(behind)
     sums = _Sums(repaired, weighting, branch)
     opened: list[tuple[torch.Tensor, torch.Tensor | None]] = []
 
@@ -181,15 +181,6 @@ def sequential_gap_moments(
         windows, [gap], [sums], read, batch=batch, exclude_first=exclude_first
     )
     return moments
-
-
-def _equal(layer: nn.Module, other: nn.Module) -> bool:
-    """Whether two layers hold the same parameters."""
-    parameters = dict(other.named_parameters())
-    return all(
-        name in parameters and torch.equal(values, parameters[name])
-        for name, values in layer.named_parameters()
-    )
 
 
 class _Sums:

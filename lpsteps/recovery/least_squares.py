@@ -128,17 +128,20 @@ def _sequential_moments(
     import copy
 
     from lpsteps.models.gap_moments import sequential_gap_moments
-    from lpsteps.models.surgery import apply_plan
+    from lpsteps.models.surgery import apply_plan, surviving_layers
 
     removed = tuple(layer for layer in context.plan.layers if layer < gap[1])
+    plan = Plan.removing(context.plan.n_layers, removed)
+    patches = PatchSet(tuple(repaired))
     pruned = copy.deepcopy(dense)
-    apply_plan(pruned, Plan.removing(context.plan.n_layers, removed), PatchSet(tuple(repaired)))
+    apply_plan(pruned, plan, patches)
     source = context.needed_model()
     return sequential_gap_moments(
         dense,
         pruned,
         source.text,
         gap,
+        survivors=surviving_layers(plan, patches),
         weighting=params.weighting,
         exclude_first=source.exclude_first,
     )

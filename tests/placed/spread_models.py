@@ -319,6 +319,18 @@ def test_recovery(name: str, monkeypatch: pytest.MonkeyPatch):
     assert_same(found, expected)
 
 
+def test_sequential_statistics_of_a_gap_across_the_devices(monkeypatch: pytest.MonkeyPatch):
+    module = module_of("recovery", "least_squares")
+    params = module.Params(statistics="sequential")
+
+    def use(load: Callable[[], Model]) -> Any:
+        source = given_model(monkeypatch, load)
+        return module.build(RecoveryContext(PLAN, HIDDEN_SIZE, model=source), params)
+
+    expected, found = on_both(use)
+    assert_same(found, expected)
+
+
 def test_width_pruning(monkeypatch: pytest.MonkeyPatch):
     module = module_of("width", "llm_pruner")
     params = module.Params(windows=2, length=16, exempt_first=1, exempt_last=1)

@@ -269,6 +269,11 @@ def test_memory_is_a_few_accumulators_whatever_the_text(
     assert max(seen[fit:]) <= 2 * accumulators + rows
 
 
+def survivors_of(plan: Plan, end: int) -> list[int]:
+    """The layers of `repaired_copy`."""
+    return [layer for layer in range(N_LAYERS) if layer >= end or layer not in plan.layers]
+
+
 def repaired_copy(model: Any, plan: Plan, end: int, patches: Sequence[GapPatch]) -> Any:
     """The model without the plan's layers in front of `end`."""
     copied = copy.deepcopy(model)
@@ -285,7 +290,10 @@ def test_sequential_moments_of_one_gap_are_those_of_the_dense_model(
     options: dict[str, Any] = {"weighting": weighting, "branch": gap[0] > 0, "batch": 2}
     plan = Plan.removing(N_LAYERS, tuple(range(*gap)))
     repaired = repaired_copy(tiny_llama, plan, N_LAYERS, ())
-    found = sequential_gap_moments(tiny_llama, repaired, WINDOWS, gap, **options)
+    survivors = survivors_of(plan, N_LAYERS)
+    found = sequential_gap_moments(
+        tiny_llama, repaired, WINDOWS, gap, survivors=survivors, **options
+    )
     (expected,) = gap_moments(tiny_llama, WINDOWS, [gap], **options)
     assert (found.start, found.end) == gap
     assert type(found) is type(expected)
@@ -300,7 +308,15 @@ def test_sequential_moments_of_a_second_gap(tiny_model: Callable[..., Any], fami
     scale = np.random.default_rng(1).uniform(0.5, 2.0, HIDDEN_SIZE)
     patch = GapPatch(1, 2, (Operation("scale", scale),))
     repaired = repaired_copy(dense, plan, 5, [patch])
-    found = sequential_gap_moments(dense, repaired, WINDOWS, (4, 5), branch=True, exclude_first=2)
+    found = sequential_gap_moments(
+        dense,
+        repaired,
+        WINDOWS,
+        (4, 5),
+        survivors=survivors_of(plan, 5),
+        branch=True,
+        exclude_first=2,
+    )
     streams, outputs = slow_rows(repaired, WINDOWS)
     # Layer 5 of the dense model is number 3 here; number 2 writes what it reads.
     source, branch = streams[3][:, 2:], outputs[2][:, 2:]
@@ -311,15 +327,32 @@ def test_sequential_moments_of_a_second_gap(tiny_model: Callable[..., Any], fami
     assert not np.allclose(found.fit.source_source, unrepaired.fit.source_source, rtol=0.01)
 
 
+def test_sequential_moments_of_a_model_that_repeats_a_layer(tiny_llama: Any) -> None:
+    layers = tiny_llama.model.layers
+    layers[4].load_state_dict(layers[3].state_dict())
+    plan = Plan.removing(N_LAYERS, (4,))
+    repaired = repaired_copy(tiny_llama, plan, 5, ())
+    found = sequential_gap_moments(
+        tiny_llama, repaired, WINDOWS, (4, 5), survivors=survivors_of(plan, 5)
+    )
+    (expected,) = gap_moments(tiny_llama, WINDOWS, [(4, 5)])
+    assert_equal(found.fit, contents(expected.fit))
+
+
 @pytest.mark.parametrize("removed", [(1,), (1, 4, 5), (), (0, 1, 2, 3, 5)])
 def test_a_repaired_model_without_other_layers_is_refused(
     tiny_llama: Any, removed: tuple[int, ...]
 ) -> None:
     """Moments of gap [4, 5) of a plan that removes layers 1 and 4."""
     other = copy.deepcopy(tiny_llama)
-    apply_plan(other, Plan.removing(N_LAYERS, removed))
-    with pytest.raises(LpstepsError, match=r"gap: \[4, 5\): the repaired model of . layers must"):
-        sequential_gap_moments(tiny_llama, other, WINDOWS, (4, 5))
+    plan = Plan.removing(N_LAYERS, removed)
+    apply_plan(other, plan)
+    message = (
+        r"gap: \[4, 5\): the repaired model of . layers, which are \[.*\] of the dense one, must"
+    )
+    for survivors in (survivors_of(plan, N_LAYERS), [0, 2, 3, 5][: len(removed) + 3]):
+        with pytest.raises(LpstepsError, match=message):
+            sequential_gap_moments(tiny_llama, other, WINDOWS, (4, 5), survivors=survivors)
 
 
 @pytest.mark.parametrize(
