@@ -73,20 +73,21 @@ def recovery_needs(method: ModuleType, params: BaseModel) -> frozenset[Need]:
     return needs
 
 
-def unsuited(method: ModuleType, n: int, family: str | None) -> str | None:
+def unsuited(method: ModuleType, params: BaseModel, n: int, family: str | None) -> str | None:
     """Return why a recovery cannot repair any cut of ``n`` layers, or None when it can.
 
-    A module says so in a function ``unsuited(n, family)`` of its own; one without it takes every
-    cut of every model.
+    A module says so in a function ``unsuited(params, n, family)`` of its own; one without it takes
+    every cut of every model.
 
     Args:
         method: Module of the method.
+        params: Its checked ``Params``.
         n: Number of removed layers.
         family: ``model_type`` of the model, None where the config does not state it.
     """
     if not hasattr(method, "unsuited"):
         return None
-    reason: str | None = method.unsuited(n, family)
+    reason: str | None = method.unsuited(params, n, family)
     return reason
 
 

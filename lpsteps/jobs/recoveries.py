@@ -32,8 +32,8 @@ def recovery_unsuited(config: Config, model: str, recovery: str, n: int) -> str 
         lacking = config.lacking_text(entry.distillation)
         if lacking is not None:
             return lacking
-    method, _ = recovery_method(config, recovery)
-    return methods.unsuited(method, n, config.definitions.models[model].model_type)
+    method, params = recovery_method(config, recovery)
+    return methods.unsuited(method, params, n, config.definitions.models[model].model_type)
 
 
 def method_recoveries(config: Config) -> list[str]:

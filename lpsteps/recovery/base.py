@@ -15,10 +15,10 @@ A method is one module of this package. It defines:
 ``working_bytes(hidden_size, intermediate_size)``
     Optional: the memory that the work takes beside the model's own and that of what it reads, for
     jobs on a cluster; none where a method does not say.
-``unsuited(n, family)``
-    Optional: why the method cannot repair a plan of n removed layers in a model of a family (its
-    ``model_type``, or None where the config does not state it), in a few words, or None where it
-    can.
+``unsuited(params, n, family)``
+    Optional: why the method, with these parameters, cannot repair a plan of n removed layers in a
+    model of a family (its ``model_type``, or None where the config does not state it), in a few
+    words, or None where it can.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
 inputs come in through the context, and heavy libraries are imported inside functions.

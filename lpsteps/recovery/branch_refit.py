@@ -66,7 +66,7 @@ class Params(BaseModel):
     batch: int = Field(default=4, ge=1, description="Windows per forward pass")
 
 
-def unsuited(n: int, family: str | None) -> str | None:
+def unsuited(params: Params, n: int, family: str | None) -> str | None:
     """Return why the projections of a family cannot be refitted, or None where they can."""
     return fixed_projections(family)
 

@@ -53,7 +53,7 @@ class Params(BaseModel):
     )
 
 
-def unsuited(n: int, family: str | None) -> str | None:
+def unsuited(params: Params, n: int, family: str | None) -> str | None:
     """Return why the projections of a family cannot be transformed, or None where they can."""
     return fixed_projections(family)
 

@@ -49,7 +49,7 @@ class Params(TrainingParams):
     learning_rate: float = Field(default=1e-4, gt=0, description="Learning rate of Adam, constant")
 
 
-def unsuited(n: int, family: str | None) -> str | None:
+def unsuited(params: Params, n: int, family: str | None) -> str | None:
     """Return why the projections of a family cannot be transformed, or None where they can."""
     return fixed_projections(family)
 

@@ -34,9 +34,9 @@ class Params(StreamlineParams):
     )
 
 
-def unsuited(n: int, family: str | None) -> str | None:
-    """Return why the size of a family's MLPs is not known, or None where it is."""
-    return unknown_projections(family)
+def unsuited(params: Params, n: int, family: str | None) -> str | None:
+    """Return why the width of a family's MLPs is not known, or None where it is or is not asked."""
+    return unknown_projections(family) if params.intermediate is None else None
 
 
 def trained_mlp(
@@ -57,7 +57,8 @@ def trained_mlp(
         seed: Seed of the initial weights and of the order of the sequences.
 
     Raises:
-        LpstepsError: The loss is not a finite number.
+        LpstepsError: The loss is not a finite number, or the width is left to the model's own MLPs
+            and the family's are not known.
     """
     import numpy as np
 
@@ -65,8 +66,9 @@ def trained_mlp(
     from lpsteps.models.patch import Patch
 
     hidden_size = model.config.get_text_config().hidden_size
-    own = branch_outputs(decoder_of(model).layers[gap[0]]).mlp.in_features
-    width = own if params.intermediate is None else params.intermediate
+    width = params.intermediate
+    if width is None:
+        width = branch_outputs(decoder_of(model).layers[gap[0]]).mlp.in_features
     weight = np.zeros((3, hidden_size, width))
     weight[:2] = np.random.default_rng(seed).standard_normal((2, hidden_size, width))
     weight[:2] /= np.sqrt(hidden_size)

@@ -30,7 +30,7 @@ class Params(StreamlineParams):
     """Parameters of the trained layer."""
 
 
-def unsuited(n: int, family: str | None) -> str | None:
+def unsuited(params: Params, n: int, family: str | None) -> str | None:
     """Return why a cut of ``n`` layers cannot be repaired, or None when it can."""
     return "one trained layer cannot stand in for a single layer" if n < 2 else None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpsteps import jobs
+from lpsteps import jobs, methods
 from lpsteps.config import Config, read_config
 from lpsteps.errors import LpstepsError
 from lpsteps.export.planning import (
@@ -93,8 +93,8 @@ def test_a_wrong_model_gives_the_nearest(config: Config) -> None:
 def test_a_repair_that_does_not_suit_the_cut_is_not_offered(config: Config) -> None:
     for variant in exportable_variants(config, MODEL):
         if variant.recovery:
-            method, _ = jobs.recovery_method(config, variant.recovery)
-            assert getattr(method, "unsuited", lambda n, family: None)(variant.n, "llama") is None
+            method, params = jobs.recovery_method(config, variant.recovery)
+            assert methods.unsuited(method, params, variant.n, "llama") is None
 
 
 def test_a_training_on_more_windows_than_there_are_is_not_offered(config: Config) -> None:

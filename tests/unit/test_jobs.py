@@ -14,6 +14,7 @@ from lpsteps import jobs, methods
 from lpsteps.config import Config, load_config
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError
+from lpsteps.recovery import streamline_ffn
 from lpsteps.report.definitions import TableDefinition
 from lpsteps.report.evidence import parse_build_spec
 from lpsteps.selection.base import SelectionContext
@@ -232,10 +233,17 @@ def test_a_metric_says_how_many_layers_may_go(
 
 
 def test_a_method_without_an_opinion_takes_every_cut() -> None:
-    method = ModuleType("method")
-    assert methods.unsuited(method, 1, "llama") is None
-    method.unsuited = lambda n, family: f"{n} of {family}" if n % 2 else None  # type: ignore[attr-defined]
-    assert [methods.unsuited(method, n, "llama") for n in (1, 2)] == ["1 of llama", None]
+    method, params = ModuleType("method"), streamline_ffn.Params()
+    assert methods.unsuited(method, params, 1, "llama") is None
+    method.unsuited = lambda params, n, family: f"{n} of {family}" if n % 2 else None  # type: ignore[attr-defined]
+    assert [methods.unsuited(method, params, n, "llama") for n in (1, 2)] == ["1 of llama", None]
+
+
+def test_a_stated_width_needs_no_family_whose_mlps_are_known() -> None:
+    own, stated = streamline_ffn.Params(), streamline_ffn.Params(intermediate=16)
+    reason = "needs a family whose output projections are known, and mixtral is none"
+    assert methods.unsuited(streamline_ffn, own, 2, "mixtral") == reason
+    assert methods.unsuited(streamline_ffn, stated, 2, "mixtral") is None
 
 
 MOVING = {"branch-refit", "replaceme", "procrustes-replaceme", "replaceme-cosine"}
