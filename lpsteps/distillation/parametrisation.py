@@ -15,7 +15,7 @@ from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
 from lpsteps.models.patch import Patch
 from lpsteps.patch_matrix import patch_matrix
-from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.patches import GapPatch, Operation, OperationKind, PatchSet
 from lpsteps.plan import Plan
 
 # How far a start may be from symmetric or diagonal, relative to its largest entry: patches are
@@ -77,9 +77,9 @@ class TrainablePatches(nn.Module):
                 case "low_rank":
                     return _LowRank(gap, hidden_size, settings.rank, generator)
                 case "scalar":
-                    return _Scalar(gap)
+                    return _Scalar(gap, hidden_size)
                 case "own":
-                    return _Own(gap)
+                    return _Own(gap, hidden_size)
 
         self.gaps = nn.ModuleList(
             trainable(patched.get(first, GapPatch(first, end, ()))) for first, end in plan.gaps
@@ -231,23 +231,26 @@ class _LowRank(_TrainablePatch):
 class _Scalar(_TrainablePatch):
     """``c * y`` behind the start y."""
 
-    def __init__(self, gap: GapPatch) -> None:
+    def __init__(self, gap: GapPatch, hidden_size: int) -> None:
         super().__init__()
         self.start = Patch(gap)
         self.factor = _parameter(np.ones(1))
+        self._hidden_size = hidden_size
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, self.start(rows) * self.factor)
 
     def operations(self) -> tuple[Operation, ...]:
-        return (*_operations(self.start), Operation("scalar", _array(self.factor)))
+        factor = _trained_operation("scalar", _array(self.factor), self._hidden_size)
+        return (*_operations(self.start), factor)
 
 
 class _Own(_TrainablePatch):
     """The start's operations, all of their weights trained."""
 
-    def __init__(self, gap: GapPatch) -> None:
+    def __init__(self, gap: GapPatch, hidden_size: int) -> None:
         super().__init__()
+        self._hidden_size = hidden_size
         # A rotation does not stay one.
         self.chain = Patch(
             GapPatch(
@@ -266,7 +269,10 @@ class _Own(_TrainablePatch):
         return cast(torch.Tensor, self.chain(rows))
 
     def operations(self) -> tuple[Operation, ...]:
-        return _operations(self.chain)
+        return tuple(
+            _trained_operation(kind, _array(weight), self._hidden_size)
+            for kind, weight in zip(self.chain.kinds, self.chain.weights, strict=True)
+        )
 
 
 def _multiplied_out(
@@ -303,6 +309,15 @@ def _parameter(values: npt.ArrayLike) -> nn.Parameter:
 def _array(values: torch.Tensor) -> npt.NDArray[np.float32]:
     # A copy: the optimiser goes on writing into the parameters.
     return values.detach().cpu().numpy().copy()
+
+
+def _trained_operation(
+    kind: OperationKind, weight: npt.NDArray[np.float32], hidden_size: int
+) -> Operation:
+    if kind == "scalar" and weight[0] <= 0:
+        # A scalar is positive, so that it can be folded; a training may leave it behind zero.
+        return Operation("scale", np.repeat(weight, hidden_size))
+    return Operation(kind, weight)
 
 
 def _operations(chain: Patch) -> tuple[Operation, ...]:

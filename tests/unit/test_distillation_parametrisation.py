@@ -102,6 +102,23 @@ def test_the_patch_set_computes_what_was_trained(
         assert not Patch(gap)(rows()).allclose(rows(), atol=1e-2)
 
 
+@pytest.mark.parametrize("parametrisation", ["scalar", "own"])
+@pytest.mark.parametrize("factor", [-0.5, 0.0])
+def test_a_factor_that_has_left_the_positive_numbers_is_a_scale(
+    parametrisation: str, factor: float
+) -> None:
+    scalar = Operation("scalar", np.array([1.2]))
+    patches = build(parametrisation, (scalar,))
+    (name,) = (name for name in patches.trained if name.startswith("gaps.1."))
+    with torch.no_grad():
+        patches.trained[name].fill_(factor)
+    patch = patches.patch_set().gaps[-1]
+    assert patch.operations[-1].kind == "scale"
+    expected = rows() * factor * (1.2 if parametrisation == "scalar" else 1.0)
+    torch.testing.assert_close(Patch(patch)(rows()), expected)
+    torch.testing.assert_close(patches(rows(), 7), expected)
+
+
 def test_a_symmetric_patch_stays_symmetric() -> None:
     patches = build("symmetric", (LINEAR_PATCH,))
     with torch.no_grad():
