@@ -8,7 +8,7 @@ CORES ?= all
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: report test test-slow test-slurm test-kubernetes test-faults audit-dependencies check-harness check-export bench lint format lock schema reference screenshot clean
+.PHONY: report test test-slow test-slurm test-kubernetes test-faults audit-dependencies check-harness check-export check-repairs bench lint format lock schema reference screenshot clean
 
 report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
@@ -57,6 +57,12 @@ check-harness: $(INSTALLED)
 EXPORTS := llm-streamline/n5/linearpatch shortgpt/n5/none
 check-export: $(INSTALLED)
 	$(BIN)/python -m tests.check_export --model $(CHECK_MODEL) $(EXPORTS)
+
+# The page of all repairs with 3, 5 and 7 layers removed, and whether the best one keeps what is
+# promised of it. In a clone of its own: the page takes the place of another profile's.
+check-repairs: $(INSTALLED)
+	$(BIN)/snakemake --cores $(CORES) --configfile config/repairs.yaml -- reports/tables.html
+	$(BIN)/python -m tests.check_repairs reports/tables.json
 
 # Ratios measured side by side on this machine, into benchmarks/results, and the page that shows
 # them. `make bench-NAME` measures one; BENCH_ARGUMENTS are options of its program.
