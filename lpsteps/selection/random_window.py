@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.selection.base import Need, SelectionContext
-from lpsteps.selection.ranking import Exemptions, Kind, Ranking, ranking_of_windows
+from lpsteps.selection.ranking import Exemptions, Kind, Ranking, ranking_of_windows, too_few
 
 TITLE: Final = "Random window"
 PAPER: Final = ""
@@ -27,6 +27,11 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     draw: int = Field(default=0, ge=0, description="Number of the draw, added to the run's seed")
+
+
+def unsuited(params: Params, n: int, n_layers: int) -> str | None:
+    """Return why n layers between the first and the last cannot go, or None."""
+    return too_few(n, n_layers, n_layers - 2)
 
 
 def rank(context: SelectionContext, params: Params) -> Ranking:

@@ -209,7 +209,7 @@ def test_no_variant_rests_on_a_level_that_its_selection_cannot_reach(table: str)
         ("token_axis_cosine", {}, 4),
         ("sleb", {"early_barrier": 2, "latter_barrier": 1}, 3),
         ("random_layers", {}, 4),
-        ("random_layers", {"contiguous": True}, 4),
+        ("random_window", {}, 4),
         ("uniform", {}, 4),
         ("last_layers", {"keep_final": True}, 6),
         ("listed_layers", {"layers": [3, 1]}, 2),
