@@ -10,27 +10,41 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.address_space import require_address_space
-from lpsteps.artifacts import read_json
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.models.gpu_slots import claim_slot
 from lpsteps.program import THREADS
+from lpsteps.validation import validated_result
 
 # Options of mallopt in glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
-_DTYPES = {
+DtypeName = Literal["float32", "bfloat16"]
+
+_DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
 
 
+class StoredCompute(BaseModel):
+    """The contents of `compute.json`: names of the number type and of the kind of device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    dtype: DtypeName
+    device: Literal["cpu", "cuda"]
+
+
 @dataclass(frozen=True)
 class Compute:
-    """What the model runs on: the contents of `compute.json`."""
+    """What the model runs on, as `compute.json` says."""
 
     dtype: torch.dtype
     device: torch.device
@@ -147,15 +161,10 @@ def read_compute(path: Path) -> Compute:
     Raises:
         LpstepsError: It is missing or malformed, or names a device that this process does not see.
     """
-    payload = read_json(path)
-    try:
-        dtype, device = torch_dtype(payload["dtype"]), payload["device"]
-    except KeyError as error:
-        raise LpstepsError(f"{path}: {error.args[0]}: missing; delete it to rebuild it") from error
-    if device not in ("cpu", "cuda"):
-        raise LpstepsError(f"{path}: device: {device}: {nearest(str(device), ('cpu', 'cuda'))}")
-    if device == "cuda" and not torch.cuda.is_available():
+    stored = validated_result(StoredCompute, path)
+    if stored.device == "cuda" and not torch.cuda.is_available():
         raise LpstepsError(
             f"{path}: device: cuda: no GPU is visible here; delete it to choose again"
         )
-    return Compute(dtype, own_gpu() if device == "cuda" else torch.device("cpu"))
+    device = own_gpu() if stored.device == "cuda" else torch.device("cpu")
+    return Compute(torch_dtype(stored.dtype), device)

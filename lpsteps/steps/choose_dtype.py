@@ -15,20 +15,30 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.artifacts import read_json, write_json
-from lpsteps.errors import LpstepsError, nearest
-from lpsteps.models.compute import configure_torch, default_device
+from lpsteps.models.compute import DtypeName, StoredCompute, configure_torch, default_device
 from lpsteps.models.families import model_size
 from lpsteps.program import StepRun, run_step
+from lpsteps.validation import validated
 
 TOKENS = 512
 REQUIRED_SPEEDUP = 1.3
 _REPETITIONS = 7
-_CHOICES = ("auto", "float32", "bfloat16")
+
+
+class Settings(BaseModel):
+    """What the step reads from its spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Number type; auto: the faster one on this machine"
+    )
 
 
 def measure_speedup(hidden_size: int, intermediate_size: int, device: torch.device) -> float:
@@ -61,7 +71,7 @@ def measure_speedup(hidden_size: int, intermediate_size: int, device: torch.devi
     return best[torch.float32] / best[torch.bfloat16]
 
 
-def choose(speedup: float) -> str:
+def choose(speedup: float) -> DtypeName:
     """Return the dtype for a measured speed-up of bfloat16 over float32."""
     return "bfloat16" if speedup >= REQUIRED_SPEEDUP else "float32"
 
@@ -82,9 +92,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(step: StepRun, arguments: Namespace) -> None:
-    dtype = step.spec.get("dtype", "auto")
-    if dtype not in _CHOICES:
-        raise LpstepsError(f"--spec: dtype: {dtype}: {nearest(str(dtype), _CHOICES)}")
+    dtype = validated(Settings, step.spec, "--spec").dtype
     threads = configure_torch()
     device = default_device()
     step.read(arguments.model)
@@ -97,8 +105,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         step.note("bfloat16_speedup", round(speedup, 3))
         step.logger.info("bfloat16 is %.2f times as fast as float32: %s", speedup, dtype)
     step.note("threads", threads)
-    payload = {"schema": 1, "dtype": dtype, "device": device.type}
-    write_json(step.write(arguments.compute), payload)
+    stored = StoredCompute(dtype=dtype, device="cuda" if device.type == "cuda" else "cpu")
+    write_json(step.write(arguments.compute), stored.model_dump(by_alias=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

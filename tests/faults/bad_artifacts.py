@@ -165,8 +165,9 @@ CASES = [
         "dtype",
         "float16",
         CALIBRATE,
-        "dtype: float16",
-        "allowed:",
+        COMPUTE,
+        "dtype: 'float16'",
+        "must be 'float32' or 'bfloat16'",
     ),
     _json(
         "an unknown device",
@@ -175,8 +176,8 @@ CASES = [
         "tpu",
         CALIBRATE,
         COMPUTE,
-        "device: tpu",
-        "allowed:",
+        "device: 'tpu'",
+        "must be 'cpu' or 'cuda'",
     ),
     _json(
         "a device that is not there",
@@ -187,7 +188,7 @@ CASES = [
         COMPUTE,
         "delete it to choose again",
     ),
-    _json("no device", COMPUTE, "device", DELETE, CALIBRATE, COMPUTE, "device: missing; delete it"),
+    _json("no device", COMPUTE, "device", DELETE, CALIBRATE, COMPUTE, "device: required"),
     _json(
         "a manifest of patches of another version",
         MANIFEST,

@@ -77,8 +77,8 @@ CASES = [
         "choose_dtype",
         "",
         {"dtype": "int8"},
-        "dtype: int8",
-        "allowed:",
+        "dtype: 'int8'",
+        "must be 'auto', 'float32' or 'bfloat16'",
     ),
     _command(
         "an option without its benchmark",

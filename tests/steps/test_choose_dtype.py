@@ -71,7 +71,15 @@ def test_unknown_dtype_is_named(
     tiny_model_folder: Any, compute: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny_model_folder("llama"), compute, '{"dtype": "float16"}') == 1
-    assert "dtype: float16: " in capsys.readouterr().err
+    assert "dtype: 'float16': must be 'auto', 'float32' or 'bfloat16'" in capsys.readouterr().err
+    assert not compute.exists()
+
+
+def test_a_mistyped_setting_is_not_passed_over(
+    tiny_model_folder: Any, compute: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_model_folder("llama"), compute, '{"dtpye": "float32"}') == 1
+    assert "--spec: dtpye: unknown key, did you mean 'dtype'?" in capsys.readouterr().err
     assert not compute.exists()
 
 

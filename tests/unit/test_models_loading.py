@@ -127,10 +127,15 @@ def test_compute_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LpstepsError, match="no GPU is visible"):
         read_compute(path)
     write_json(path, {"schema": 1, "dtype": "float32", "device": "tpu"})
-    with pytest.raises(LpstepsError, match="device: tpu"):
+    with pytest.raises(
+        LpstepsError, match="device: 'tpu': must be 'cpu' or 'cuda'; delete it to rebuild it"
+    ):
         read_compute(path)
     write_json(path, {"schema": 1, "device": "cpu"})
-    with pytest.raises(LpstepsError, match="dtype: missing"):
+    with pytest.raises(LpstepsError, match="dtype: required"):
+        read_compute(path)
+    write_json(path, {"schema": 1, "dtype": "float32", "device": "cpu", "threads": 2})
+    with pytest.raises(LpstepsError, match="threads: unknown key"):
         read_compute(path)
 
 
