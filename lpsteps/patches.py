@@ -12,6 +12,7 @@ the one that a workflow watches; the digests tie it to the exact bytes of the te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpsteps.artifacts import (
     tensor_digests,
@@ -217,8 +218,24 @@ class _StoredGap(_Strict):
     operations: list[_StoredOperation]
 
 
-class _Manifest(_Strict):
-    """The contents of a patch manifest."""
+class _StoredTensor(_Strict):
+    sha256: str
+    dtype: str
+    shape: list[int]
+
+
+class PatchManifest(_Strict):
+    """The contents of ``patch.manifest.json``.
+
+    Attributes:
+        recovery: Name of the recovery that built the patches.
+        parameters: Parameters that the patches add to the pruned model.
+        foldable: Whether they can be folded into the weights of the model's own architecture.
+        gaps: The operations, by gap.
+        replacements: Names of parameters with new values.
+        restored: Removed layers that stay after all.
+        tensors: Digests of the stored tensors.
+    """
 
     version: Literal[2] = Field(default=2, alias="schema")
     recovery: str
@@ -227,7 +244,44 @@ class _Manifest(_Strict):
     gaps: list[_StoredGap]
     replacements: list[str]
     restored: list[int]
-    tensors: dict[str, dict[str, Any]]
+    tensors: dict[str, _StoredTensor]
+
+    @model_validator(mode="after")
+    def _check_parameters(self) -> PatchManifest:
+        names = [operation.tensor for gap in self.gaps for operation in gap.operations]
+        names += [_REPLACEMENT + name for name in self.replacements]
+        for name in names:
+            if name not in self.tensors:
+                raise ValueError(f"tensors: '{name}' is used but not described")
+        shapes = [shape for _, shape in self.operations] + self.restored_shapes
+        follows = sum(math.prod(shape) for shape in shapes)
+        if follows != self.parameters:
+            raise ValueError(f"parameters: {self.parameters}: but the tensors have {follows}")
+        return self
+
+    @property
+    def operations(self) -> list[tuple[OperationKind, list[int]]]:
+        """Kind and shape of the weight of each operation."""
+        return [
+            (operation.kind, self.tensors[operation.tensor].shape)
+            for gap in self.gaps
+            for operation in gap.operations
+        ]
+
+    @property
+    def kinds(self) -> tuple[OperationKind, ...]:
+        """The kinds of operations that are inserted, sorted."""
+        return tuple(sorted({kind for kind, _ in self.operations}))
+
+    @property
+    def restored_shapes(self) -> list[list[int]]:
+        """Shapes of the parameters of the layers that stay after all."""
+        prefixes = tuple(f"layers.{layer}." for layer in self.restored)
+        return [
+            self.tensors[_REPLACEMENT + name].shape
+            for name in self.replacements
+            if name.startswith(prefixes)
+        ]
 
 
 def tensors_beside(manifest_path: Path) -> Path:
@@ -272,14 +326,14 @@ def write_patches(
         gaps.append(_StoredGap(start=gap.start, end=gap.end, operations=operations))
     for name, values in patches.replacements.items():
         tensors[_REPLACEMENT + name] = np.ascontiguousarray(values, dtype=np.float32)
-    manifest = _Manifest(
+    manifest = PatchManifest(
         recovery=recovery,
         parameters=patches.parameters,
         foldable=patches.foldable,
         gaps=gaps,
         replacements=sorted(patches.replacements),
         restored=list(patches.restored),
-        tensors=tensor_digests(tensors),
+        tensors={name: _StoredTensor(**digest) for name, digest in tensor_digests(tensors).items()},
     )
     write_tensors(tensor_path, tensors, {"recovery": recovery})
     write_json(manifest_path, manifest.model_dump(by_alias=True))
@@ -299,8 +353,9 @@ def read_patches(manifest_path: Path) -> PatchSet:
             differs from its digest, when an operation names a tensor that does not fit it, or when
             the manifest states another ``parameters`` or ``foldable`` than follows from the rest.
     """
-    manifest = validated_result(_Manifest, manifest_path)
-    tensors = verified_tensors(tensors_beside(manifest_path), manifest.tensors, manifest_path)
+    manifest = validated_result(PatchManifest, manifest_path)
+    listed = {name: tensor.model_dump() for name, tensor in manifest.tensors.items()}
+    tensors = verified_tensors(tensors_beside(manifest_path), listed, manifest_path)
     try:
         gaps = tuple(
             GapPatch(
@@ -316,14 +371,15 @@ def read_patches(manifest_path: Path) -> PatchSet:
         replacements = {name: tensors.pop(_REPLACEMENT + name) for name in manifest.replacements}
         patches = PatchSet(gaps, tensors, replacements, tuple(manifest.restored))
     except KeyError as error:
-        raise LpstepsError(f"{manifest_path}: {error.args[0]}: no such tensor") from error
+        # The manifest describes every tensor that it names, so this one is gone already.
+        raise LpstepsError(
+            f"{manifest_path}: {error.args[0]}: named twice; delete it to rebuild it"
+        ) from error
     except LpstepsError as error:
         raise LpstepsError(f"{manifest_path}: {error}") from error
-    for key in ("parameters", "foldable"):
-        stated, found = getattr(manifest, key), getattr(patches, key)
-        if stated != found:
-            raise LpstepsError(
-                f"{manifest_path}: {key}: {stated}: but the patches give {found}; delete it to "
-                "rebuild it"
-            )
+    if manifest.foldable != patches.foldable:
+        raise LpstepsError(
+            f"{manifest_path}: foldable: {manifest.foldable}: but the patches give "
+            f"{patches.foldable}; delete it to rebuild it"
+        )
     return patches

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lpsteps.distillation.teacher_store import bytes_per_target
-from lpsteps.patches import OperationKind
+from lpsteps.patches import OperationKind, PatchManifest
 
 # Operations with one multiplication or addition per channel; all others are matrix products.
 _PER_CHANNEL: frozenset[OperationKind] = frozenset({"scalar", "scale", "shift"})
@@ -36,6 +36,17 @@ def layer_flops(shapes: Sequence[Sequence[int]]) -> int:
         shapes: Shapes of the layer's parameters; those with two axes are the projections.
     """
     return sum(2 * math.prod(shape) for shape in shapes if len(shape) == 2)
+
+
+def patch_flops(patch: PatchManifest, hidden_size: int) -> int:
+    """Return the floating-point operations that patches add for each token.
+
+    Args:
+        patch: Their manifest.
+        hidden_size: Channels of the residual stream.
+    """
+    patches = sum(operation_flops(kind, shape, hidden_size) for kind, shape in patch.operations)
+    return patches + layer_flops(patch.restored_shapes)
 
 
 def stored_target_bytes(tokens: int, top_k: int, vocabulary: int) -> int:

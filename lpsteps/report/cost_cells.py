@@ -7,15 +7,14 @@ from dataclasses import replace
 
 from lpsteps import paths
 from lpsteps.distillation.teacher_store import bytes_per_target
-from lpsteps.overheads.costs import stored_target_bytes
-from lpsteps.patches import OperationKind
+from lpsteps.overheads.costs import patch_flops, stored_target_bytes
+from lpsteps.patches import OperationKind, PatchManifest
 from lpsteps.report.cells import Cell, Source
 from lpsteps.report.cost_notes import cost_note, distilled_note
 from lpsteps.report.definitions import Column, Row
 from lpsteps.report.evidence import (
     DistillationFacts,
     ModelFacts,
-    PatchFacts,
     RecoveryFacts,
 )
 from lpsteps.report.formats import format_bytes, format_count, format_foldable, format_training
@@ -54,7 +53,7 @@ def cost_cell(behind: RowEvidence, blank: Cell, row: Row, column: Column, varian
 
 
 def _cost(
-    column: Column, patch: PatchFacts, model: ModelFacts, recovery: RecoveryFacts
+    column: Column, patch: PatchManifest, model: ModelFacts, recovery: RecoveryFacts
 ) -> tuple[str, bool | int]:
     """Return where in the patch manifest a cost, or the name of what has it, stands; and the cost.
 
@@ -68,7 +67,7 @@ def _cost(
         case "parameters_added":
             return "/parameters", patch.parameters
         case "flops_added":
-            return "/tensors", patch.flops(model.hidden_size)
+            return "/tensors", patch_flops(patch, model.hidden_size)
         case "foldable":
             return "/foldable", patch.foldable
         case "trained":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from lpsteps.patches import PatchManifest
 from lpsteps.report.definitions import Column, Row
-from lpsteps.report.evidence import DistillationFacts, ModelFacts, PatchFacts, RecoveryFacts
+from lpsteps.report.evidence import DistillationFacts, ModelFacts, RecoveryFacts
 from lpsteps.report.formats import format_count
 from lpsteps.report.row_evidence import RowEvidence
 
 
 def cost_note(
-    column: Column, patch: PatchFacts, model: ModelFacts, recovery: RecoveryFacts
+    column: Column, patch: PatchManifest, model: ModelFacts, recovery: RecoveryFacts
 ) -> str | None:
     """Say what a cost leaves open."""
     turned = "rotation" in patch.kinds

@@ -5,20 +5,18 @@ That is score files, plans, patch manifests and training curves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.score import Score
-from lpsteps.overheads.costs import layer_flops, operation_flops
 from lpsteps.overheads.measurements import Overheads
-from lpsteps.patches import OperationKind
+from lpsteps.patches import PatchManifest
 from lpsteps.plan import Plan, read_plan
 from lpsteps.report.curves import TrainingCurve, read_curve
 from lpsteps.validation import validated, validated_result
@@ -267,95 +265,6 @@ def _ordered(row: Mapping[str, list[int]], order: Sequence[str]) -> dict[str, li
     return dict(sorted(row.items(), key=lambda entry: places.get(entry[0], len(places))))
 
 
-class _Tensor(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    shape: tuple[int, ...]
-
-
-class _Operation(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: OperationKind
-    tensor: str
-
-
-class _Gap(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    operations: tuple[_Operation, ...]
-
-
-class PatchFacts(BaseModel):
-    """What the tables read of a patch manifest.
-
-    Attributes:
-        version: Of the manifest's schema.
-        recovery: Name of the recovery that built the patches.
-        parameters: Parameters that the patches add to the pruned model.
-        foldable: Whether they can be folded into the weights of the model's own architecture.
-        gaps: The operations, by gap.
-        replacements: Names of parameters with new values.
-        restored: Removed layers that stay after all.
-        tensors: Shapes of all stored tensors, by name.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    version: Literal[2] = Field(alias="schema")
-    recovery: str
-    parameters: int = Field(ge=0)
-    foldable: bool
-    gaps: tuple[_Gap, ...]
-    replacements: tuple[str, ...]
-    restored: tuple[int, ...]
-    tensors: dict[str, _Tensor]
-
-    @model_validator(mode="after")
-    def _check_parameters(self) -> PatchFacts:
-        names = [operation.tensor for gap in self.gaps for operation in gap.operations]
-        names += [f"replacements.{name}" for name in self.replacements]
-        for name in names:
-            if name not in self.tensors:
-                raise ValueError(f"tensors: '{name}' is used but not described")
-        shapes = [shape for _, shape in self._operations()] + self._restored_shapes()
-        follows = sum(math.prod(shape) for shape in shapes)
-        if follows != self.parameters:
-            raise ValueError(f"parameters: {self.parameters}: but the tensors have {follows}")
-        return self
-
-    @property
-    def kinds(self) -> tuple[OperationKind, ...]:
-        """The kinds of operations that are inserted, sorted."""
-        return tuple(sorted({kind for kind, _ in self._operations()}))
-
-    def flops(self, hidden_size: int) -> int:
-        """Return the floating-point operations that the patches add for each token.
-
-        Args:
-            hidden_size: Channels of the residual stream.
-        """
-        patches = sum(
-            operation_flops(kind, shape, hidden_size) for kind, shape in self._operations()
-        )
-        return patches + layer_flops(self._restored_shapes())
-
-    def _operations(self) -> list[tuple[OperationKind, tuple[int, ...]]]:
-        return [
-            (operation.kind, self.tensors[operation.tensor].shape)
-            for gap in self.gaps
-            for operation in gap.operations
-        ]
-
-    def _restored_shapes(self) -> list[tuple[int, ...]]:
-        prefixes = tuple(f"layers.{layer}." for layer in self.restored)
-        return [
-            self.tensors[f"replacements.{name}"].shape
-            for name in self.replacements
-            if name.startswith(prefixes)
-        ]
-
-
 @dataclass(frozen=True)
 class Sourced(Generic[Content]):
     """The content of a file together with where it lies and its hash."""
@@ -385,7 +294,7 @@ class Evidence:
     plan_folders: Mapping[PlanKey, str]
     scores: Mapping[tuple[str, str], Sourced[Score]]
     plans: Mapping[PlanKey, Sourced[Plan]]
-    patches: Mapping[str, Sourced[PatchFacts]]
+    patches: Mapping[str, Sourced[PatchManifest]]
     curves: Mapping[str, Sourced[TrainingCurve]]
     widths: Mapping[str, Sourced[WidthManifest]] = field(default_factory=dict)
     overheads: Mapping[str, Sourced[Overheads]] = field(default_factory=dict)
@@ -466,9 +375,9 @@ def _read_plan(path: Path, spec: BuildSpec) -> tuple[PlanKey, Sourced[Plan]]:
     return facts.key, Sourced(path.as_posix(), sha256_file(path), plan)
 
 
-def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[PatchFacts]]:
+def _read_patch(path: Path, spec: BuildSpec) -> tuple[str, Sourced[PatchManifest]]:
     variant = _variant_of(path.parent, path, spec)
-    patch = validated_result(PatchFacts, path)
+    patch = validated_result(PatchManifest, path)
     if patch.recovery != variant.recovery:
         raise LpstepsError(
             f"{path}: recovery: '{patch.recovery}': expected '{variant.recovery}'; "

@@ -9,10 +9,9 @@ from report_example import ROOT, patch_manifest
 
 from lpsteps.distillation.teacher_store import bytes_per_target, encoded_targets
 from lpsteps.errors import LpstepsError
-from lpsteps.overheads.costs import operation_flops, stored_target_bytes
-from lpsteps.patches import OperationKind
+from lpsteps.overheads.costs import operation_flops, patch_flops, stored_target_bytes
+from lpsteps.patches import OperationKind, PatchManifest
 from lpsteps.report.definitions import load_table
-from lpsteps.report.evidence import PatchFacts
 from lpsteps.validation import validated
 
 C, RANK, WIDE = 5, 2, 7
@@ -52,35 +51,39 @@ def test_captions_say_what_an_outcome_takes() -> None:
         assert f"{' or '.join(sizes)} here" in load_table(table, ROOT / "reports/tables").caption
 
 
-def facts(**changes: Any) -> PatchFacts:
-    return validated(PatchFacts, patch_manifest("linearpatch", C) | changes, "manifest")
+def manifest(**changes: Any) -> PatchManifest:
+    return validated(PatchManifest, patch_manifest("linearpatch", C) | changes, "manifest")
+
+
+def tensor(*shape: int) -> dict[str, Any]:
+    return {"sha256": "0" * 64, "dtype": "float32", "shape": list(shape)}
 
 
 def test_a_chain_adds_up() -> None:
     chain = [{"kind": "matrix", "tensor": "w"}, {"kind": "shift", "tensor": "b"}]
-    tensors = {"w": {"shape": [C, C]}, "b": {"shape": [C]}, "audit": {"shape": [9, 9]}}
-    patch = facts(
+    patch = manifest(
         gaps=[{"start": 1, "end": 2, "operations": chain}] * 2,
-        tensors=tensors,
+        tensors={"w": tensor(C, C), "b": tensor(C), "audit": tensor(9, 9)},
         parameters=2 * (C * C + C),
     )
-    assert patch.flops(C) == 2 * (2 * C * C + C)
+    assert patch.kinds == ("matrix", "shift")
+    assert patch_flops(patch, C) == 2 * (2 * C * C + C)
 
 
 def test_a_layer_that_stays_costs_its_projections_and_a_replacement_costs_nothing() -> None:
     names = ["layers.3.mlp.weight", "layers.3.norm.weight", "layers.31.mlp.weight"]
-    shapes = [[C, WIDE], [C], [C, WIDE]]
-    patch = facts(
+    shapes = [(C, WIDE), (C,), (C, WIDE)]
+    patch = manifest(
         gaps=[],
         replacements=names,
         restored=[3],
         tensors={
-            f"replacements.{name}": {"shape": shape}
+            f"replacements.{name}": tensor(*shape)
             for name, shape in zip(names, shapes, strict=True)
         },
         parameters=C * WIDE + C,
     )
-    assert patch.flops(C) == 2 * C * WIDE
+    assert patch_flops(patch, C) == 2 * C * WIDE
 
 
 @pytest.mark.parametrize(
@@ -90,12 +93,15 @@ def test_a_layer_that_stays_costs_its_projections_and_a_replacement_costs_nothin
         ({"schema": 1}, "schema"),
         ({"foldable": None}, "foldable"),
         ({"tensors": {}}, "'w' is used but not described"),
-        ({"gaps": [{"operations": [{"kind": "magic", "tensor": "w"}]}]}, "magic"),
+        (
+            {"gaps": [{"start": 1, "end": 2, "operations": [{"kind": "magic", "tensor": "w"}]}]},
+            "magic",
+        ),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(
     changes: dict[str, Any], message: str
 ) -> None:
-    assert facts().parameters == C * C
+    assert manifest().parameters == C * C
     with pytest.raises(LpstepsError, match=message):
-        facts(**changes)
+        manifest(**changes)

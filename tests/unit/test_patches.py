@@ -147,8 +147,10 @@ def test_a_different_set_of_tensors_is_found(manifest: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("operation", "complaint"),
     [
-        ({"kind": "scale", "tensor": "no.such"}, "no.such: no such tensor"),
-        ({"kind": "scale", "tensor": "gaps.1.operations.1.weight"}, "scale of shape"),
+        ({"kind": "scale", "tensor": "no.such"}, "tensors: 'no.such' is used but not described"),
+        ({"kind": "scale", "tensor": "replacements.layers.5.norm.weight"}, "named twice"),
+        ({"kind": "scale", "tensor": "gaps.1.operations.1.weight"}, "but the tensors have 138"),
+        ({"kind": "matrix", "tensor": "gaps.1.operations.0.weight"}, "matrix of shape"),
         ({"kind": "bend", "tensor": "gaps.1.operations.1.weight"}, "bend"),
     ],
 )
@@ -166,10 +168,10 @@ def test_a_manifest_that_contradicts_its_tensors_is_refused(
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("parameters", 1, "parameters: 1: but the patches give 108"),
+        ("parameters", 1, "parameters: 1: but the tensors have 108"),
         ("foldable", True, "foldable: True: but the patches give False"),
         ("restored", [2], "restored: 2: replacements must hold"),
-        ("replacements", ["layers.9.norm.weight"], "layers.9.norm.weight: no such tensor"),
+        ("replacements", ["layers.9.norm.weight"], "layers.9.norm.weight' is used but not"),
         ("schema", 1, "schema: 1"),
     ],
 )
