@@ -10,6 +10,14 @@ from __future__ import annotations
 DENSE = "dense"
 """Folder of the dense model's scores, below that of the model."""
 
+# Names by which a reader of many files tells what each is.
+SCORES = "scores"
+PLAN = "plan.json"
+PATCH = "patch.manifest.json"
+WIDTH = "width.manifest.json"
+TRAINING_CURVE = "training.parquet"
+OVERHEADS = "overheads.json"
+
 
 def model_folder(model: str) -> str:
     """Return the folder of everything that is made from a model."""
@@ -53,7 +61,7 @@ def compute(model: str) -> str:
 
 def overheads(model: str) -> str:
     """Return the file of what patches of a model cost."""
-    return f"{model_folder(model)}/overheads.json"
+    return f"{model_folder(model)}/{OVERHEADS}"
 
 
 def windows(model: str, corpus: str, split: str) -> str:
@@ -78,7 +86,7 @@ def ranking(model: str, calibration: str, selection: str) -> str:
 
 def plan(folder: str) -> str:
     """Return the plan in its folder."""
-    return f"{folder}/plan.json"
+    return f"{folder}/{PLAN}"
 
 
 def token_scales(folder: str) -> str:
@@ -98,22 +106,22 @@ def stored_targets(folder: str, start: str, store: str) -> str:
 
 def patch(folder: str) -> str:
     """Return the manifest of a variant's patch."""
-    return f"{folder}/patch.manifest.json"
+    return f"{folder}/{PATCH}"
 
 
 def training_curve(folder: str) -> str:
     """Return the training curve of a distilled variant."""
-    return f"{folder}/training.parquet"
+    return f"{folder}/{TRAINING_CURVE}"
 
 
 def width(folder: str) -> str:
     """Return the manifest of a variant of less width."""
-    return f"{folder}/width.manifest.json"
+    return f"{folder}/{WIDTH}"
 
 
 def score(folder: str, benchmark: str) -> str:
     """Return a score of a variant."""
-    return f"{folder}/scores/{benchmark}.json"
+    return f"{folder}/{SCORES}/{benchmark}.json"
 
 
 def checkpoint(folder: str) -> str:

@@ -38,15 +38,8 @@ class Run:
 
     def build(self, more: Sequence[str] = ()) -> dict[str, Any]:
         spec = parse_build_spec(self.spec)
-        files = {kind: [Path(path) for path in paths] for kind, paths in self.paths.items()}
-        evidence = gather_evidence(
-            spec,
-            files["scores"],
-            files["plans"],
-            files["patches"],
-            files["curves"],
-            self.problems,
-        )
+        files = [Path(path) for paths in self.paths.values() for path in paths]
+        evidence = gather_evidence(spec, files, self.problems)
         definitions = [
             load_table(name, ROOT / "reports/tables") for name in (*example.TABLES, *more)
         ]

@@ -5,6 +5,7 @@ That is score files, plans, patch manifests and training curves.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lpsteps import paths
 from lpsteps.artifacts import read_json, sha256_file
 from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.score import Score
@@ -302,46 +304,35 @@ class Evidence:
 
 
 def gather_evidence(
-    spec: BuildSpec,
-    scores: Iterable[Path],
-    plans: Iterable[Path],
-    patches: Iterable[Path],
-    curves: Iterable[Path],
-    problems: Mapping[str, str] | None = None,
-    widths: Iterable[Path] = (),
-    overheads: Iterable[Path] = (),
+    spec: BuildSpec, measured: Iterable[Path], problems: Mapping[str, str]
 ) -> Evidence:
     """Read and index the measured inputs.
 
     Args:
         spec: Settings of the step; its variants say what each folder holds.
-        scores: Files ``<variant folder>/scores/<benchmark>.json``.
-        plans: Files ``plan.json``.
-        patches: Files ``<variant folder>/patch.manifest.json``.
-        curves: Files ``<variant folder>/training.parquet``.
+        measured: Scores, plans, manifests of patches and of width prunings, training curves and
+            overheads, under the names of :mod:`lpsteps.paths` that tell them apart. Others, which
+            figures are drawn from, are passed over.
         problems: Files that do not verify, with the reason; they are not read.
-        widths: Files ``<variant folder>/width.manifest.json``.
-        overheads: Files ``results/<model>/overheads.json``.
 
     Raises:
         LpstepsError: A file is not valid, lies in a folder that is no variant, or contradicts
             its place.
     """
-    bad = dict(problems or {})
-
-    def good(paths: Iterable[Path]) -> Iterable[Path]:
-        return (path for path in paths if path.as_posix() not in bad)
-
+    files: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in measured:
+        if path.as_posix() not in problems:
+            files[paths.SCORES if path.parent.name == paths.SCORES else path.name].append(path)
     return Evidence(
         folders={variant.key: folder for folder, variant in spec.variants.items()},
         plan_folders={plan.key: folder for folder, plan in spec.plans.items()},
-        scores=dict(_read_score(path, spec) for path in good(scores)),
-        plans=dict(_read_plan(path, spec) for path in good(plans)),
-        patches=dict(_read_patch(path, spec) for path in good(patches)),
-        curves=dict(_read_curve(path, spec) for path in good(curves)),
-        widths=dict(_read_width(path, spec) for path in good(widths)),
-        overheads=dict(_read_overheads(path, spec) for path in good(overheads)),
-        problems=bad,
+        scores=dict(_read_score(path, spec) for path in files[paths.SCORES]),
+        plans=dict(_read_plan(path, spec) for path in files[paths.PLAN]),
+        patches=dict(_read_patch(path, spec) for path in files[paths.PATCH]),
+        curves=dict(_read_curve(path, spec) for path in files[paths.TRAINING_CURVE]),
+        widths=dict(_read_width(path, spec) for path in files[paths.WIDTH]),
+        overheads=dict(_read_overheads(path, spec) for path in files[paths.OVERHEADS]),
+        problems=problems,
     )
 
 

@@ -40,17 +40,9 @@ def derive_tables(
     spec = parse_build_spec(settings)
     paths = sorted(inputs)
     measured = [path for path in paths if path.suffix in (".json", ".parquet")]
-    problems = {path.as_posix(): lineage.problem(path) for path in measured}
-    evidence = gather_evidence(
-        spec,
-        [path for path in measured if path.parent.name == "scores"],
-        [path for path in measured if path.name == "plan.json"],
-        [path for path in measured if path.name == "patch.manifest.json"],
-        [path for path in measured if path.name == "training.parquet"],
-        {path: problem for path, problem in problems.items() if problem is not None},
-        [path for path in measured if path.name == "width.manifest.json"],
-        [path for path in measured if path.name == "overheads.json"],
-    )
+    found = {path.as_posix(): lineage.problem(path) for path in measured}
+    problems = {path: problem for path, problem in found.items() if problem is not None}
+    evidence = gather_evidence(spec, measured, problems)
     given = [path for path in paths if path.suffix == ".yaml"]
     definitions = [read_table(path) for path in given if path.parent.name != "figures"]
     figures = [read_figure(path) for path in given if path.parent.name == "figures"]

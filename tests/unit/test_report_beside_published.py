@@ -49,9 +49,8 @@ def test_a_printed_value_stands_beside_the_profiles_calibration_alone(run: Run) 
     content["rows"] += ({**row, "id": "own", "calibration": OWN},)
     definition = TableDefinition.model_validate(content)
     spec = parse_build_spec(run.spec)
-    evidence = gather_evidence(
-        spec, *([Path(path) for path in paths] for paths in run.paths.values())
-    )
+    files = [Path(path) for paths in run.paths.values() for path in paths]
+    evidence = gather_evidence(spec, files, {})
     printed = PublishedCell(
         table="table06",
         row="printed",

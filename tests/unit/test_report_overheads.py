@@ -100,7 +100,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         spec |= {"variants": {}, "plans": {}}
         parsed = parse_build_spec(spec)
         problems = {str(path): problem} if problem else {}
-        evidence = gather_evidence(parsed, [], [], [], [], problems, overheads=[path])
+        evidence = gather_evidence(parsed, [path], problems)
         files = [ROOT / f"reports/published/{name}.csv" for name in ("overheads", "storage")]
         printed = [cell for file in files for cell in read_published(file)]
         digests = {str(file): sha256_file(file) for file in files}
@@ -189,13 +189,13 @@ def test_a_model_without_a_file(build: Build, tmp_path: Path) -> None:
     spec = example.spec({SMALL: []}) | {"tables": {"storage": {SMALL: []}}}
     spec |= {"variants": {}, "plans": {}}
     parsed = parse_build_spec(spec)
-    payload = build_payload(parsed, TABLES[1:], [], {}, gather_evidence(parsed, [], [], [], []))
+    payload = build_payload(parsed, TABLES[1:], [], {}, gather_evidence(parsed, [], {}))
     assert {cell["reason"] for cell in payload["cells"]} == {"there is no file of costs"}
     path = tmp_path / "results/other/overheads.json"
     path.parent.mkdir(parents=True)
     write_json(path, overheads().model_dump(mode="json", by_alias=True))
     with pytest.raises(LpstepsError, match="'other' is not a model of this profile"):
-        gather_evidence(parsed, [], [], [], [], overheads=[path])
+        gather_evidence(parsed, [path], {})
 
 
 def test_the_claims_of_the_paper_stand_beside(build: Build) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def payload_of(
-    spec: dict[str, Any], definition: TableDefinition, n: int | None = None, **paths: list[Path]
+    spec: dict[str, Any],
+    definition: TableDefinition,
+    n: int | None = None,
+    measured: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Build one table; its printed cells are moved to another number of layers, if given."""
     built = parse_build_spec(spec)
-    kinds = ("scores", "plans", "patches", "curves")
-    evidence = gather_evidence(built, *(paths.get(kind, []) for kind in kinds), {})
+    evidence = gather_evidence(built, measured, {})
     path = ROOT / f"reports/published/{definition.id}.csv"
     printed = read_published(path) if path.is_file() else ()
     if n is not None:
@@ -149,7 +152,7 @@ def weighted(**changes: Any) -> dict[str, Any]:
     content = spec_of("mine", SMALL)
     nothing = dict.fromkeys(("calibration", "selection", "recovery"), "")
     content["variants"] = {folder: {"model": SMALL, "n": 0, **nothing}}
-    payload = payload_of(content, TableDefinition.model_validate(MEAN), scores=paths)
+    payload = payload_of(content, TableDefinition.model_validate(MEAN), measured=paths)
     return cells_of(payload)[f"mine/{SMALL}/n0/dense/all"]
 
 
@@ -221,9 +224,11 @@ def test_a_printed_cell_meets_the_row_on_its_calibration() -> None:
         content,
         load_table("table09", SHIPPED),
         n=7,
-        scores=[Path(folder, "scores/wikitext2.json")],
-        plans=[Path(plan, "plan.json")],
-        patches=[Path(folder, "patch.manifest.json")],
+        measured=[
+            Path(folder, "scores/wikitext2.json"),
+            Path(plan, "plan.json"),
+            Path(folder, "patch.manifest.json"),
+        ],
     )
     cells = cells_of(payload)
     start = f"table09/{LARGE}/n7"

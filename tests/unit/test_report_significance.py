@@ -421,11 +421,8 @@ def payload(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             example.spec(levels)
             | {"tables": {table: {SMALL: [5]} for table in (*SHIPPED, WEIGHTED.id)}}
         )
-        evidence = gather_evidence(
-            spec,
-            *([Path(path) for path in paths[kind]] for kind in ("scores", "plans")),
-            *([Path(path) for path in paths[kind]] for kind in ("patches", "curves")),
-        )
+        files = [Path(path) for listed in paths.values() for path in listed]
+        evidence = gather_evidence(spec, files, {})
         definitions = [load_table(name, example.ROOT / "reports/tables") for name in SHIPPED]
         definitions.append(WEIGHTED)
         return {"folder": folder} | build_payload(spec, definitions, [], {}, evidence)

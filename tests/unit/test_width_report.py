@@ -74,7 +74,7 @@ def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
 
     def build(problems: dict[str, str] | None = None, **changes: Any) -> dict[str, Any]:
         checked = parse_build_spec({**spec, **changes})
-        evidence = gather_evidence(checked, [score], [], [], [], problems, [MANIFEST])
+        evidence = gather_evidence(checked, [score, MANIFEST], problems or {})
         return build_payload(checked, [DEFINITION], [], {}, evidence)
 
     return build
