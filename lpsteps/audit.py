@@ -15,8 +15,8 @@ from typing import Any
 from lpsteps import fingerprint, provenance
 from lpsteps.artifacts import sha256_file
 from lpsteps.errors import LpstepsError, first_line
+from lpsteps.profile_files import profile_option
 from lpsteps.provenance import Artifact, Lineage
-from lpsteps.repeating import profile_option
 from lpsteps.report.page import render_page
 from lpsteps.report.stored_tables import read_tables
 from lpsteps.report.tables import derive_tables

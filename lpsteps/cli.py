@@ -13,7 +13,7 @@ import typer
 
 from lpsteps.errors import LpstepsError
 from lpsteps.machine_faults import summary
-from lpsteps.repeating import DEFAULT_PROFILE, profile_files
+from lpsteps.profile_files import DEFAULT_PROFILE, profile_files
 from lpsteps.run_summary import PAGE
 
 _SUGGESTIONS = 3
@@ -105,28 +105,29 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
 ) -> None:
     """Print what is up to date, what would run and why, and about how long it would take."""
-    from lpsteps import status as report
     from lpsteps.dry_run import plan
     from lpsteps.runtime import median_seconds
+    from lpsteps.status import job_lines, lines
+    from lpsteps.status import status as status_of
 
     named = _checked_profiles(configfile)
     asked = targets or [str(PAGE)]
     profiles = ["--configfile", *map(str, named)] if named else []
     # Whatever looks like an option of Snakemake is none: it could plan nothing, or do something.
-    found = report.status(asked, plan([*profiles, "--", *asked]), median_seconds())
+    found = status_of(asked, plan([*profiles, "--", *asked]), median_seconds())
     if as_json:
         print(json.dumps(found.as_json(), indent=1, sort_keys=True))
         return
-    for line in [*report.lines(found), *(report.job_lines(found) if every_job else [])]:
+    for line in [*lines(found), *(job_lines(found) if every_job else [])]:
         print(line)
 
 
 @app.command()
 def times() -> None:
     """Print how long each rule took, as a Markdown table."""
-    from lpsteps.runtime import markdown, rule_times
+    from lpsteps.runtime import rule_times, times_markdown
 
-    print(markdown(rule_times()))
+    print(times_markdown(rule_times()))
 
 
 @app.command()

@@ -106,7 +106,7 @@ def rule_times(folder: Path = FOLDER) -> list[RuleTime]:
     return sorted(times, key=lambda time: (-time.seconds, time.rule))
 
 
-def markdown(times: list[RuleTime]) -> str:
+def times_markdown(times: list[RuleTime]) -> str:
     """Return the times as a Markdown table with a total."""
     lines = ["| rule | jobs | seconds | peak memory |", "|---|---:|---:|---:|"]
     lines += [

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lpsteps.repeating import profile_option
+from lpsteps.profile_files import profile_option
 from lpsteps.report.chains import lineage_chains
 from lpsteps.report.figure_data import figure_csv
 from lpsteps.report.numbering import Numbered

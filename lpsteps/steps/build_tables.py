@@ -10,8 +10,8 @@ from lpsteps.artifacts import flush_to_disk, write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.program import StepRun, run_step
 from lpsteps.provenance import Lineage
-from lpsteps.report.export import table_csv
 from lpsteps.report.figure_data import figure_csv
+from lpsteps.report.table_csv import table_csv
 from lpsteps.report.tables import derive_tables
 
 

@@ -25,11 +25,11 @@ from lpsteps.overheads.measurements import (
 from lpsteps.overheads.storage import storage_facts
 from lpsteps.report.definitions import TableDefinition, load_table
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
-from lpsteps.report.export import table_csv
 from lpsteps.report.formats import format_digits
 from lpsteps.report.page import render_page
 from lpsteps.report.payload import build_payload
 from lpsteps.report.published import read_published
+from lpsteps.report.table_csv import table_csv
 
 TABLES = [load_table(name, ROOT / "reports/tables") for name in ("overheads", "storage")]
 

@@ -20,10 +20,10 @@ from lpsteps.errors import LpstepsError
 from lpsteps.plan import Plan, write_plan
 from lpsteps.report.definitions import TableDefinition, load_table
 from lpsteps.report.evidence import gather_evidence, parse_build_spec
-from lpsteps.report.export import table_csv
 from lpsteps.report.page import table_views
 from lpsteps.report.payload import build_payload
 from lpsteps.report.published import read_published
+from lpsteps.report.table_csv import table_csv
 
 SHIPPED = ROOT / "reports/tables"
 

@@ -13,7 +13,7 @@ from report_run import Run, curve_path
 
 from lpsteps.artifacts import canonical_json, sha256_file, write_json
 from lpsteps.errors import LpstepsError
-from lpsteps.report.export import table_csv
+from lpsteps.report.table_csv import table_csv
 
 
 def test_payload_counts_ids_and_bytes(run: Run) -> None:

@@ -13,7 +13,7 @@ from report_run import BEYOND, Run
 
 from lpsteps.artifacts import write_json
 from lpsteps.report.bootstrap import FEWEST_WINDOWS
-from lpsteps.report.export import table_csv
+from lpsteps.report.table_csv import table_csv
 
 
 def losses(run: Run, benchmark: str, *variant: Any) -> list[float]:

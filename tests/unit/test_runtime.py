@@ -6,10 +6,10 @@ from lpsteps.errors import LpstepsError
 from lpsteps.runtime import (
     RuleTime,
     job_seconds,
-    markdown,
     median_seconds,
     readable_duration,
     rule_times,
+    times_markdown,
 )
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\n"
@@ -26,7 +26,7 @@ def test_jobs_of_a_rule_are_summed_and_the_longest_comes_first(tmp_path):
         path.write_text(f"{HEAD}{seconds}\t0:00:01\t{memory}\t-\n")
     times = rule_times(tmp_path)
     assert times == [RuleTime("evaluate", 2, 30.25, 250.5), RuleTime("calibrate", 1, 1.5, 100.0)]
-    assert markdown(times).splitlines()[2:] == [
+    assert times_markdown(times).splitlines()[2:] == [
         "| `evaluate` | 2 | 30 | 250 MB |",
         "| `calibrate` | 1 | 2 | 100 MB |",
         "| all | 3 | 32 | 250 MB |",

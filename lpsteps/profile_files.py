@@ -1,4 +1,4 @@
-"""The profile in the commands that the page and ``lpsteps why`` print to make a file again."""
+"""The files of a profile, and the option that names them in the commands that the page prints."""
 
 from __future__ import annotations
 
