@@ -185,6 +185,17 @@ def calibration_inputs(wildcards, needs):
     return files
 
 
+def group_of_ranking(wildcards):
+    """The group of a ranking in a cluster: that of the plans, or none where it runs the model.
+
+    Jobs of one group must ask for the same kind of GPUs, and a ranking from statistics asks for none.
+    """
+    group = workflow.group_settings.overwrite_groups.get("choose_layers")
+    if group is None or "model" in jobs.selection_needs(CONFIG, wildcards.selection):
+        return None
+    return group.format(**dict(wildcards))
+
+
 def selection_inputs(wildcards):
     """Statistics, or the model itself, or nothing: what the selection's metric needs."""
     needs = jobs.selection_needs(CONFIG, wildcards.selection)

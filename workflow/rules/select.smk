@@ -14,6 +14,8 @@ rule rank_layers:
     benchmark:
         "results/runtime/rank_layers/{model}.{calibration}.{selection}.tsv"
     cache: SHARED
+    group:
+        group_of_ranking
     threads:
         lambda wildcards: (
             ALL_CORES
