@@ -30,6 +30,7 @@ from lpsteps.jobs.shown_variants import (
 )
 from lpsteps.jobs.sources import model_origin, shape
 from lpsteps.jobs.text import (
+    calibration_length,
     is_printed_calibration,
     is_printed_training_text,
     training_length,
@@ -155,6 +156,9 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
             if profile.training_text is not None or isinstance(entry, MethodRecovery)
         },
         "own_calibrations": _own_calibrations(config),
+        "window_lengths": {
+            name: calibration_length(config, name) for name in sorted(_named_calibrations(config))
+        },
         "unavailable_calibrations": _unavailable_calibrations(config),
     }
 
@@ -191,8 +195,7 @@ def _text_of_method(
 ) -> tuple[int | None, dict[str, Any] | None]:
     """Return the tokens that a method reads, and how long it is trained on how many of them."""
     entry = config.definitions.calibrations[calibration]
-    corpus = config.definitions.corpora[entry.corpus]
-    window = corpus.length or config.profile.window_length
+    window = calibration_length(config, calibration)
     if not isinstance(params, TrainingParams):
         needs = methods.recovery_needs(method, params)
         return (entry.total_windows * (window - entry.exclude_first) if needs else 0), None

@@ -42,11 +42,16 @@ def corpus_windows(config: Config, model: str, calibration: str) -> str:
     return paths.windows(model, entry.corpus, entry.split)
 
 
+def calibration_length(config: Config, calibration: str) -> int:
+    """Return the tokens of each window of a calibration."""
+    corpus = config.definitions.calibrations[calibration].corpus
+    return config.definitions.corpora[corpus].length or config.profile.window_length
+
+
 def is_printed_calibration(config: Config, calibration: str) -> bool:
     """Whether the rows of the paper that name no other text read this one."""
-    entry = config.definitions.calibrations[calibration]
-    length = config.definitions.corpora[entry.corpus].length or config.profile.window_length
-    return entry.printed and length == WINDOW_LENGTH
+    printed = config.definitions.calibrations[calibration].printed
+    return printed and calibration_length(config, calibration) == WINDOW_LENGTH
 
 
 def calibration_windows(config: Config, model: str, calibration: str) -> str:

@@ -207,6 +207,7 @@ class BuildSpec(BaseModel):
         recoveries: The recoveries of the methods config, by name, on the profile's calibration.
         own_calibrations: The calibrations of the data config that rows name, each with the
             recoveries that are built on it.
+        window_lengths: Tokens of a window of each of these calibrations.
         unavailable_calibrations: Those whose text cannot be had in this profile, with the reason.
     """
 
@@ -229,6 +230,7 @@ class BuildSpec(BaseModel):
     widths: dict[str, WidthFacts] = {}
     recoveries: dict[str, RecoveryFacts]
     own_calibrations: dict[str, dict[str, RecoveryFacts]] = {}
+    window_lengths: dict[str, int] = {}
     unavailable_calibrations: dict[str, str] = {}
 
     def selection_unsuited(self, name: str, model: str, n: int) -> str | None:

@@ -15,22 +15,32 @@ if TYPE_CHECKING:
 WINDOW_LENGTH = 2048
 
 
-def other_quantity(column: Column, scores: Iterable[Score], other_text: bool) -> str | None:
+def other_windows(*lengths: int) -> str | None:
+    """Return how windows of these lengths differ from the paper's, None if they do not."""
+    if {*lengths} <= {WINDOW_LENGTH}:
+        return None
+    found = " and ".join(format_count(length) for length in sorted({*lengths}))
+    return f"windows of {found} tokens, the paper's have {format_count(WINDOW_LENGTH)}"
+
+
+def other_quantity(column: Column, scores: Iterable[Score], other_text: str | None) -> str | None:
     """Return why a number and the printed one are not the same quantity, None if they are.
 
     Args:
         column: The column of both.
         scores: What the number is made from.
-        other_text: Whether the row was cut and repaired by other calibration text than the paper's.
+        other_text: By which other calibration text than the paper's the row was cut and repaired,
+            None if by the same.
     """
-    lengths = {
-        score.settings.get("window_length", WINDOW_LENGTH)
-        for score in scores
-        if score.unit == "perplexity"
-    }
-    if lengths - {WINDOW_LENGTH}:
-        found = " and ".join(format_count(length) for length in sorted(lengths))
-        return f"on windows of {found} tokens, the paper's have {format_count(WINDOW_LENGTH)}"
-    if other_text and (column.higher_is_better is not None or column.kind == "layers"):
-        return "calibrated on other text than the paper's row"
+    windows = other_windows(
+        *(
+            score.settings.get("window_length", WINDOW_LENGTH)
+            for score in scores
+            if score.unit == "perplexity"
+        )
+    )
+    if windows is not None:
+        return f"on {windows}"
+    if other_text is not None and (column.higher_is_better is not None or column.kind == "layers"):
+        return f"calibrated on {other_text}"
     return None

@@ -12,6 +12,7 @@ from lpsteps.report.curves import TrainingCurve
 from lpsteps.report.definitions import Column, Row, TableDefinition
 from lpsteps.report.evidence import BuildSpec, DistillationFacts, Evidence, PlanKey, Sourced
 from lpsteps.report.formats import format_count
+from lpsteps.report.printed_protocol import WINDOW_LENGTH, other_windows
 from lpsteps.report.training_amount import TrainingAmount
 
 
@@ -75,10 +76,16 @@ class RowEvidence:
         count = len(patch.content.restored)
         return f"keeps {count} retrained layer{'s' if count > 1 else ''}"
 
-    def reads_other_text(self, row: Row) -> bool:
-        """Whether a row is cut and repaired by other calibration text than the paper's."""
-        of_profile = row.selection is not None and row.calibration is None
-        return of_profile and not self.spec.printed_calibration
+    def other_text(self, row: Row) -> str | None:
+        """Say by which other calibration text than the paper's a row is cut and repaired, if any.
+
+        A row that names its calibration is of that text in the paper, too.
+        """
+        if row.selection is None:
+            return None
+        if row.calibration is not None:
+            return other_windows(self.spec.window_lengths.get(row.calibration, WINDOW_LENGTH))
+        return None if self.spec.printed_calibration else "other text than the paper's row"
 
     def distillation(self, row: Row) -> DistillationFacts | None:
         """Return how a row is distilled, None if it is not."""

@@ -256,7 +256,7 @@ class TableBuilder:
             other = None
             if printed is not None and cell.status == "measured":
                 scores = self._scores(cell, built)
-                other = other_quantity(column, scores, behind.reads_other_text(row))
+                other = other_quantity(column, scores, behind.other_text(row))
             self._add(beside_published(cell, column, printed, trained, other))
 
     def _scores(self, cell: Cell, built: Mapping[str, Cell]) -> list[Score]:
