@@ -6,7 +6,7 @@ from its scores, renders the page again from the tables, and digests the checked
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -199,13 +199,19 @@ def audit(page: Path) -> Audit:
     )
 
 
-def explain(cell: dict[str, Any], artifacts: dict[str, Any], profile: str) -> Iterator[str]:
+def explain(
+    cell: dict[str, Any],
+    artifacts: dict[str, Any],
+    profile: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
     """Yield the lineage of a cell as lines of text: what it is, then each file with its maker.
 
     Args:
         cell: A cell of ``tables.json``.
         artifacts: The files behind all cells, as ``tables.json`` has them.
         profile: The profile of the run, likewise.
+        overrides: The settings that were given beside it, likewise.
     """
     value = cell["text"] if cell["value"] is not None else f"missing ({cell['reason']})"
     yield f"{cell['id']}: {value}"
@@ -219,7 +225,7 @@ def explain(cell: dict[str, Any], artifacts: dict[str, Any], profile: str) -> It
         yield f"  computed from {part}"
     if cell["source"] is not None:
         yield f"  read at {cell['source']['pointer']}"
-        option = profile_option(profile)
+        option = profile_option(profile, overrides)
         yield from _explain_file(cell["source"]["path"], artifacts, option, 1, set())
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,7 +62,8 @@ def why(
     cells = {entry["id"]: entry for entry in tables["cells"]}
     if cell not in cells:
         raise LpstepsError(f"{cell}: no such cell in {page}; {_nearest_cells(cell, cells, stored)}")
-    for line in explain(cells[cell], tables["artifacts"], tables["run"]["profile"]):
+    run = tables["run"]
+    for line in explain(cells[cell], tables["artifacts"], run["profile"], run["overrides"]):
         print(line)
 
 
@@ -166,8 +167,11 @@ def crate(
     )
 
 
-def _profiles_of_page() -> list[Path]:
+def _profile_of_page() -> tuple[list[Path], dict[str, Any]]:
     """Return the profile that the page was built with: another one has other samples and text.
+
+    Returns:
+        Its files, and the settings that were given beside them, by their keys.
 
     Raises:
         LpstepsError: It is not there any more, or the page's tables cannot be read.
@@ -176,15 +180,16 @@ def _profiles_of_page() -> list[Path]:
 
     tables = PAGE.with_suffix(".json")
     if not tables.is_file():
-        return [Path(DEFAULT_PROFILE)]
-    profiles = profile_files(read_tables(tables)["run"]["profile"])
+        return [Path(DEFAULT_PROFILE)], {}
+    run = read_tables(tables)["run"]
+    profiles = profile_files(run["profile"])
     for profile in profiles:
         if not profile.is_file():
             raise LpstepsError(
                 f"{tables}: run.profile: {profile}: no such file; restore the profile of the page, "
                 "or name one with --configfile"
             )
-    return profiles
+    return profiles, run["overrides"]
 
 
 @app.command("export")
@@ -224,12 +229,14 @@ def export_variant(
     from lpsteps.export.run import build
     from lpsteps.export.variant_names import named_variant
 
-    profiles = _checked_profiles(configfile) or _profiles_of_page()
-    manifest = Path(checkpoint_manifest(named_variant(read_config(*profiles), model, variant)))
+    named = _checked_profiles(configfile)
+    profiles, overrides = (named, {}) if named else _profile_of_page()
+    config = read_config(*profiles, overrides=overrides)
+    manifest = Path(checkpoint_manifest(named_variant(config, model, variant)))
     check_target(to, replace=force)
     if push_to_hub is not None:
         check_push(push_to_hub, replace=force)
-    build(manifest, profiles, cores)
+    build(manifest, profiles, cores, overrides)
     deliver(manifest, to, replace=force)
     print(f"{to}: exported {model}, {variant}")
     if push_to_hub is not None:

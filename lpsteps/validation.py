@@ -50,21 +50,24 @@ _EXPECTED = {
 """What was expected, for the kinds of errors that pydantic tells in the words of Python."""
 
 
-def validated(model: type[Model], payload: Any, source: str) -> Model:
+def validated(
+    model: type[Model], payload: Any, source: str, overrides: Mapping[str, Any] | None = None
+) -> Model:
     """Return ``payload`` as an instance of ``model``.
 
     Args:
         model: The pydantic model that describes the payload.
         payload: Decoded JSON or YAML, usually a dict.
         source: Where the payload comes from (a file, a config entry), for the message.
+        overrides: The part of it that came from the command line's ``--config``.
 
     Raises:
         LpstepsError: The payload does not fit; the message names source, key and value, and for an
             unknown key the nearest one that is allowed.
     """
     for path, number in _not_finite(payload, set()):
-        where = ".".join(path)
-        raise LpstepsError(f"{source}: {where}: {number}: must be a finite number")
+        where = f"{_origin(path, source, overrides)}: {'.'.join(path)}"
+        raise LpstepsError(f"{where}: {number}: must be a finite number")
     try:
         return model.model_validate(payload)
     except ValidationError as error:
@@ -78,8 +81,21 @@ def validated(model: type[Model], payload: Any, source: str) -> Model:
         else:
             parts, target = _followed(model, location)
             problem = _problem(first, parts, target)
-        where = f"{source}: {'.'.join(parts)}" if parts else source
+        origin = _origin(parts, source, overrides)
+        where = f"{origin}: {'.'.join(parts)}" if parts else origin
         raise LpstepsError(f"{where}: {problem}") from error
+
+
+def _origin(parts: Sequence[str], source: str, overrides: Mapping[str, Any] | None) -> str:
+    """Return where the value at some keys comes from."""
+    inner: Any = overrides
+    for part in parts:
+        if not isinstance(inner, Mapping):
+            break
+        if part not in inner:
+            return source
+        inner = inner[part]
+    return "--config" if parts and overrides else source
 
 
 def validated_result(model: type[Model], path: Path) -> Model:

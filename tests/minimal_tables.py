@@ -21,7 +21,7 @@ def minimal_tables(
     facts = {"table": "t", "row": "r", "column": "c", "model": "m", "n_pruned": 0}
     return {
         "schema": SCHEMA,
-        "run": {"profile": profile, "models": [], "limits": []},
+        "run": {"profile": profile, "overrides": {}, "models": [], "limits": []},
         "tables": [],
         "cells": [asdict(Cell(id=name, status="missing", reason="no", **facts)) for name in cells],
         "variants": {},

@@ -8,7 +8,7 @@ from typing import Any
 
 from lpsteps.config.definition_checks import check_definitions, require
 from lpsteps.config.definitions import Definitions
-from lpsteps.config.profile import Config, Profile
+from lpsteps.config.profile import ONLY_REQUESTS, Config, Profile
 from lpsteps.config.profile_checks import check_profile
 from lpsteps.definition_files import read_yaml_file
 from lpsteps.errors import LpstepsError
@@ -55,13 +55,19 @@ def load_definitions(paths: Iterable[Path]) -> Definitions:
     return definitions
 
 
-def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path = Path()) -> Config:
+def load_config(
+    payload: Mapping[str, Any],
+    sources: Sequence[str],
+    root: Path = Path(),
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
     """Check a profile and load everything that it refers to.
 
     Args:
         payload: The profile's content, as Snakemake read it.
         sources: The files that it came from, for messages.
         root: Folder that the paths in the profile are relative to.
+        overrides: The part of the content that came from the command line's ``--config``.
 
     Returns:
         The complete, read-only configuration.
@@ -69,8 +75,9 @@ def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path =
     Raises:
         LpstepsError: Anything is wrong; see the module's docstring.
     """
-    source = ", ".join(sources) or "config"
-    profile = validated(Profile, payload, source)
+    files = ", ".join(sources) or "config"
+    profile = validated(Profile, payload, files, overrides)
+    source = f"{files}, --config" if overrides else files
     definitions = load_definitions(root / path for path in profile.definitions)
     check_definitions(definitions)
     for table in profile.tables:
@@ -83,6 +90,10 @@ def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path =
             require(f"{source}: suites.{suite_name}", "benchmark", name, known)
     config = Config(
         source=source,
+        files=tuple(sources),
+        overrides={
+            key: value for key, value in (overrides or {}).items() if key not in ONLY_REQUESTS
+        },
         profile=profile,
         definitions=definitions,
         tables={name: load_table(name) for name in sorted(profile.tables)},
@@ -93,12 +104,13 @@ def load_config(payload: Mapping[str, Any], sources: Sequence[str], root: Path =
     return config
 
 
-def read_config(*paths: Path) -> Config:
+def read_config(*paths: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Load a profile from its files; the paths in them are relative to the working directory.
 
     Args:
         paths: One file, or several, of which a later one overrides an earlier one key by key, as
             Snakemake does it.
+        overrides: Keys that override those of all files.
 
     Raises:
         LpstepsError: A file is missing, or anything in it is wrong.
@@ -106,7 +118,8 @@ def read_config(*paths: Path) -> Config:
     payload: dict[str, Any] = {}
     for path in paths:
         payload = _overridden(payload, read_yaml(path))
-    return load_config(payload, [str(path) for path in paths])
+    payload = _overridden(payload, overrides or {})
+    return load_config(payload, [str(path) for path in paths], overrides=overrides)
 
 
 def _overridden(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

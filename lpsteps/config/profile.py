@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -98,10 +98,28 @@ class Profile(Section):
     )
 
 
+ONLY_REQUESTS = frozenset({"gpu_gres"})
+"""Keys of a profile that say what a job asks a cluster for, and nothing of what it makes."""
+
+
 class Config(Section):
-    """A checked profile together with everything that it refers to."""
+    """A checked profile together with everything that it refers to.
+
+    Attributes:
+        source: Where it comes from, for messages.
+        files: The files of the profile.
+        overrides: What the command line's ``--config`` gave beside them, without what says only
+            what jobs ask a cluster for.
+        profile: The profile.
+        definitions: The content of its definition files.
+        tables: The tables that it shows.
+        figures: The figures that it shows.
+        benchmarks: All benchmarks.
+    """
 
     source: str
+    files: tuple[str, ...]
+    overrides: dict[str, Any]
     profile: Profile
     definitions: Definitions
     tables: dict[str, TableDefinition]

@@ -97,7 +97,8 @@ def build_tables_spec(config: Config) -> dict[str, Any]:
         name: unavailable(config, benchmark) for name, benchmark in config.benchmarks.items()
     }
     return {
-        "profile": config.source,
+        "profile": ", ".join(config.files),
+        "overrides": config.overrides,
         "calibration": profile.calibration,
         "printed_calibration": is_printed_calibration(config, profile.calibration),
         "printed_training_text": is_printed_training_text(config),

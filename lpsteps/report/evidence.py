@@ -187,7 +187,8 @@ class BuildSpec(BaseModel):
     """The settings of the step that builds the tables.
 
     Attributes:
-        profile: Path of the config file of the run.
+        profile: Path of the config file of the run, or of several with commas between.
+        overrides: Settings that were given beside it on the command line, by their keys.
         calibration: The calibration of rows that name none.
         printed_calibration: Whether it is the text that the paper's rows of this kind read.
         printed_training_text: Whether distilled rows are trained on the text of the paper's.
@@ -214,6 +215,7 @@ class BuildSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: str
+    overrides: dict[str, Any] = {}
     calibration: str
     printed_calibration: bool = True
     printed_training_text: bool = True

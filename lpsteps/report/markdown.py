@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lpsteps.repeating import override_arguments
 from lpsteps.report.page import (
     BodyView,
     CellView,
@@ -32,7 +34,7 @@ def tables_markdown(payload: Mapping[str, Any], commit: str | None) -> str:
     lines = [
         f"# Measured: {models}",
         "",
-        f"Profile `{payload['run']['profile']}`, built at {built}. "
+        f"Profile `{payload['run']['profile']}`{_overrides(payload['run'])}, built at {built}. "
         + " ".join(sample_sentences(payload))
         + " In brackets: the standard error.",
     ]
@@ -44,6 +46,11 @@ def tables_markdown(payload: Mapping[str, Any], commit: str | None) -> str:
         for group in groups:
             lines += ["", f"**{_escaped(group.title)}**", "", *_group_lines(group)]
     return "\n".join(lines) + "\n"
+
+
+def _overrides(run: Mapping[str, Any]) -> str:
+    words = override_arguments(run["overrides"])
+    return f" with `{shlex.join(words)}`" if words else ""
 
 
 def _group_lines(group: GroupView) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from lpsteps.errors import LpstepsError
+from lpsteps.repeating import override_arguments
 from lpsteps.report.curve_figures import CurvesView, curves_view
 from lpsteps.report.figure_drawings import figure_sections
 from lpsteps.report.figures import FigureView, figure_view
@@ -164,6 +166,7 @@ def render_page(
     tables = table_views(payload)
     context = {
         "run": payload["run"],
+        "overrides": shlex.join(override_arguments(payload["run"]["overrides"])),
         "models": [_model_line(model) for model in payload["run"]["models"]],
         "machines": [_machine_line(machine) for machine in payload["run"]["machines"]],
         "commits": _commit_lines(payload["run"]["commits"]),

@@ -139,7 +139,7 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
             figure["id"]: figure_csv(payload, figure["id"]) for figure in payload["figures"]
         },
         "lineage": lineage,
-        "profile_option": profile_option(payload["run"]["profile"]),
+        "profile_option": profile_option(payload["run"]["profile"], payload["run"]["overrides"]),
     }
 
 

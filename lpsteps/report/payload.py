@@ -69,6 +69,7 @@ def build_payload(
         "schema": SCHEMA,
         "run": {
             "profile": spec.profile,
+            "overrides": spec.overrides,
             "models": [
                 {"id": model, **facts.model_dump()} for model, facts in sorted(spec.models.items())
             ],

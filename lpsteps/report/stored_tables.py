@@ -41,6 +41,7 @@ def read_tables(path: Path) -> dict[str, Any]:
     for key, kind in _KEYS.items():
         _require(path, key, tables.get(key), kind)
     _require(path, "run.profile", tables["run"].get("profile"), str)
+    _require(path, "run.overrides", tables["run"].get("overrides"), dict)
     names = [field.name for field in fields(Cell)]
     for number, cell in enumerate(tables["cells"]):
         _require(path, f"cells.{number}", cell, dict)

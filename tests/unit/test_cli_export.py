@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from minimal_tables import minimal_tables
@@ -25,20 +26,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def of_page(profile: str) -> None:
-    write_json(Path("reports/tables.json"), minimal_tables(profile))
+def of_page(profile: str, **overrides: Any) -> None:
+    content = minimal_tables(profile)
+    content["run"]["overrides"] = overrides
+    write_json(Path("reports/tables.json"), content)
 
 
 @pytest.mark.usefixtures("project")
 def test_an_export_is_of_the_page_that_is_there() -> None:
     """With another profile its scores would be made anew, on other samples."""
-    assert cli._profiles_of_page() == [Path("config/config.yaml")]
+    assert cli._profile_of_page() == ([Path("config/config.yaml")], {})
     for name in ("full", "more"):
         Path(f"config/{name}.yaml").write_text("{}")
     of_page("config/full.yaml")
-    assert cli._profiles_of_page() == [Path("config/full.yaml")]
-    of_page("config/full.yaml, config/more.yaml")
-    assert cli._profiles_of_page() == [Path("config/full.yaml"), Path("config/more.yaml")]
+    assert cli._profile_of_page() == ([Path("config/full.yaml")], {})
+    of_page("config/full.yaml, config/more.yaml", seed=7)
+    files = [Path("config/full.yaml"), Path("config/more.yaml")]
+    assert cli._profile_of_page() == (files, {"seed": 7})
 
 
 @pytest.mark.usefixtures("project")
@@ -75,6 +79,7 @@ def test_several_profiles_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     more.write_text(f"seed: 7\nsuites: {{{suite}: {{benchmarks: {{{benchmark}: 3}}}}}}\n")
     config = read_config(default, more)
     assert config.source == f"{default}, {more}"
+    assert read_config(default, more, overrides={"seed": 8}).profile.seed == 8
     assert config.profile.seed == 7 and config.profile.tables == before.profile.tables
     changed = dict(config.profile.suites[suite].benchmarks)
     assert changed.pop(benchmark) == 3
@@ -93,6 +98,10 @@ def test_snakemake_gets_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     (command,) = commands
     assert command[3:] == [
         *("--cores", "2", "--configfile", "a.yaml", "b.yaml", "--", "m/manifest.json")
+    ]
+    build(Path("m/manifest.json"), [Path("a.yaml")], "2", {"seed": 7})
+    assert commands[1][5:] == [
+        *("--configfile", "a.yaml", "--config", "seed=7", "--", "m/manifest.json")
     ]
 
 

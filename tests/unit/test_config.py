@@ -238,6 +238,42 @@ def test_the_paper_calibrates_on_long_windows_of_its_own_text():
         assert jobs.build_tables_spec(config)["printed_calibration"] is expected
 
 
+def test_settings_of_the_command_line_are_told_apart_from_those_of_the_files():
+    paper = yaml.safe_load(Path("config/paper.yaml").read_text())
+    given = {"seed": 7, "gpu_gres": "gpu"}
+    config = configuration.load_config(paper | given, ["config/paper.yaml"], overrides=given)
+    spec = jobs.build_tables_spec(config)
+    # What says only what jobs ask a cluster for does not belong to the numbers.
+    assert (spec["profile"], spec["overrides"]) == ("config/paper.yaml", {"seed": 7})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sed": 7}, r"^--config: sed: unknown key, did you mean 'seed'\?"),
+        ({"seed": "x"}, r"^--config: seed: 'x': must be a whole number"),
+        ({"overheads": {"batches": 1}}, r"^--config: overheads\.batches: unknown key, did you"),
+        ({"batch_tokens": float("inf")}, r"^--config: batch_tokens: inf: must be a finite"),
+        ({"calibration": "nope"}, r"^config/paper\.yaml, --config: calibration: "),
+        ({"hub_data": True}, r"^config/paper\.yaml: windows: unknown key"),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_it(overrides, message):
+    paper = yaml.safe_load(Path("config/paper.yaml").read_text())
+    if "hub_data" in overrides:
+        paper["windows"] = 3
+    with pytest.raises(LpstepsError, match=message):
+        configuration.load_config(paper | overrides, ["config/paper.yaml"], overrides=overrides)
+
+
+def test_the_tables_know_the_windows_of_calibrations_that_rows_name():
+    paper = yaml.safe_load(Path("config/paper.yaml").read_text())
+    for length in (2048, 512):
+        config = configuration.load_config(paper | {"window_length": length}, ["config/paper.yaml"])
+        lengths = jobs.build_tables_spec(config)["window_lengths"]
+        assert lengths["wikitext2-64"] == lengths["c4"] == length
+
+
 def test_the_paper_trains_on_long_windows_of_its_own_text(tmp_path: Path):
     paper = yaml.safe_load(Path("config/paper.yaml").read_text())
     other = {

@@ -36,6 +36,12 @@ def test_it_names_the_commit_or_says_that_it_is_not_known(payload: Any) -> None:
     assert "built at a commit that is not known." in tables_markdown(payload, None)
 
 
+def test_it_names_the_settings_given_beside_the_profile(payload: Any) -> None:
+    run = payload["run"] | {"overrides": {"seed": 7}}
+    text = tables_markdown(payload | {"run": run}, None)
+    assert "Profile `config/config.yaml` with `--config seed=7`, built at" in text
+
+
 def test_each_measured_number_stands_there_with_its_error(payload: Any) -> None:
     text = tables_markdown(payload, None)
     [cell] = [

@@ -33,7 +33,9 @@ try:
     for path in workflow.configfiles:
         read_yaml(Path(os.path.relpath(path)))
     CONFIG = load_config(
-        config, [os.path.relpath(path) for path in workflow.configfiles]
+        config,
+        [os.path.relpath(path) for path in workflow.configfiles],
+        overrides=dict(workflow.config_settings.config),
     )
     ENVIRONMENT = environment_digest(Path(workflow.basedir) / "requirements.lock")
 except LpstepsError as error:
