@@ -12,10 +12,15 @@ from typing import Any
 
 from lpsteps.errors import LpstepsError
 
+# Why a rotation of the stream cannot be folded into the weights.
+_CENTRED = "its LayerNorm subtracts the mean over the channels"
+_NORMED = "norms with channel weights follow its branches"
+NOT_WORKED_OUT = "this has not been worked out"
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a family keeps its parts.
+    """Where a family keeps its parts, and how these read the stream and write to it.
 
     Attributes:
         backbone: Path of the backbone in the model.
@@ -24,6 +29,10 @@ class Layout:
         native: Whether transformers has the family; else its code comes with the model.
         norms_branches: Whether a norm follows the attention and the MLP on their way to the stream,
             so that the scale of their output projections has no effect.
+        offset_norms: Whether norms multiply by one plus the stored weight.
+        bare_inputs: Whether the branches read the stream itself, without a norm in front.
+        rotation_obstacle: Why a rotation of the stream cannot be folded into the weights; None
+            where it can.
     """
 
     backbone: str = "model"
@@ -31,17 +40,20 @@ class Layout:
     norm: str = "norm"
     native: bool = True
     norms_branches: bool = False
+    offset_norms: bool = False
+    bare_inputs: bool = False
+    rotation_obstacle: str | None = None
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "baichuan": Layout(native=False),
-    "gemma2": Layout(norms_branches=True),
-    "gemma3_text": Layout(norms_branches=True),
-    "gpt_neox": Layout(backbone="gpt_neox", norm="final_layer_norm"),
+    "baichuan": Layout(native=False, rotation_obstacle=NOT_WORKED_OUT),
+    "gemma2": Layout(norms_branches=True, offset_norms=True, rotation_obstacle=_NORMED),
+    "gemma3_text": Layout(norms_branches=True, offset_norms=True, rotation_obstacle=_NORMED),
+    "gpt_neox": Layout(backbone="gpt_neox", norm="final_layer_norm", rotation_obstacle=_CENTRED),
     "llama": Layout(),
     "mistral": Layout(),
-    "olmo2": Layout(norms_branches=True),
-    "opt": Layout(backbone="model.decoder", norm="final_layer_norm"),
+    "olmo2": Layout(norms_branches=True, bare_inputs=True, rotation_obstacle=_NORMED),
+    "opt": Layout(backbone="model.decoder", norm="final_layer_norm", rotation_obstacle=_CENTRED),
     "phi3": Layout(),
     "qwen2": Layout(),
     "qwen3": Layout(),

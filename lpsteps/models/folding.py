@@ -23,26 +23,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lpsteps.errors import LpstepsError
-from lpsteps.models.families import LAYOUTS
+from lpsteps.models.families import LAYOUTS, NOT_WORKED_OUT, Layout
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.surgery import apply_plan, check_plan, surviving_layers
 from lpsteps.patches import GapPatch, Operation, PatchSet
 from lpsteps.plan import Plan
-
-# Why a rotation cannot be folded, by `config.model_type`; a family that stands in neither table
-# has not been looked at.
-_ROTATION_OBSTACLES = {
-    "gemma2": "norms with channel weights follow its branches",
-    "gemma3_text": "norms with channel weights follow its branches",
-    "gpt_neox": "its LayerNorm subtracts the mean over the channels",
-    "olmo2": "norms with channel weights follow its branches",
-    "opt": "its LayerNorm subtracts the mean over the channels",
-}
-_ROTATABLE = ("llama", "mistral", "phi3", "qwen2", "qwen3")
-# Families whose norms multiply by one plus the stored weight.
-_OFFSET_NORMS = ("gemma2", "gemma3_text")
-# Families whose branches read the stream itself, without a norm in front.
-_BARE_INPUTS = ("olmo2",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +104,7 @@ def fold_patches(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
         if layer is not None and frame.rotation is not None:
             _rotate_layer(layer, frame.scale, frame.rotation)
         elif layer is not None and frame.scale != 1.0:
-            _rescale_layer(layer, frame.scale, family)
+            _rescale_layer(layer, frame.scale, LAYOUTS[family])
     if frame.rotation is not None:
         _rotate_head(model, frame.rotation)
 
@@ -148,19 +133,20 @@ def _gap_obstacle(gap: GapPatch, family: str) -> str | None:
                 f"{subject}: cannot be folded into {family}: what its layers write to the stream "
                 f"is not known; possible for {', '.join(LAYOUTS)}"
             )
-        if operation.kind == "rotation" and family not in _ROTATABLE:
-            reason = _ROTATION_OBSTACLES.get(family, "this has not been worked out")
+        layout = LAYOUTS.get(family, Layout(rotation_obstacle=NOT_WORKED_OUT))
+        if operation.kind == "rotation" and layout.rotation_obstacle is not None:
+            possible = [name for name, other in LAYOUTS.items() if other.rotation_obstacle is None]
             return (
-                f"{subject}: cannot be folded into {family}: {reason}; possible for "
-                f"{', '.join(_ROTATABLE)}"
+                f"{subject}: cannot be folded into {family}: {layout.rotation_obstacle}; possible "
+                f"for {', '.join(possible)}"
             )
     return None
 
 
-def _rescale_layer(layer: nn.Module, scale: float, family: str) -> None:
+def _rescale_layer(layer: nn.Module, scale: float, layout: Layout) -> None:
     outputs = branch_outputs(layer)
     if outputs.normalised:
-        offset = 1.0 if family in _OFFSET_NORMS else 0.0
+        offset = 1.0 if layout.offset_norms else 0.0
         for name in ("post_attention_layernorm", "post_feedforward_layernorm"):
             weight = layer.get_parameter(f"{name}.weight")
             weight.copy_((weight.double() + offset) / scale - offset)
@@ -168,7 +154,7 @@ def _rescale_layer(layer: nn.Module, scale: float, family: str) -> None:
         for linear in (outputs.attention, outputs.mlp):
             for parameter in linear.parameters():
                 parameter.copy_(parameter.double() / scale)
-    if family in _BARE_INPUTS:
+    if layout.bare_inputs:
         for linear in _inputs(layer, "self_attn") + _inputs(layer, "mlp"):
             linear.weight.copy_(linear.weight.double() * scale)
 

@@ -11,6 +11,7 @@ import torch
 
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
+from lpsteps.models.families import LAYOUTS
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.patch import Patch
 from lpsteps.models.surgery import apply_plan
@@ -467,9 +468,11 @@ def test_mistaken_replacements_are_named_and_leave_the_model_alone(
 
 
 def test_branch_outputs_are_what_the_stream_gains(tiny_model: Any, family: str) -> None:
-    layer = decoder_of(tiny_model(family)).layers[1]
+    model = tiny_model(family)
+    layer = decoder_of(model).layers[1]
     outputs = branch_outputs(layer)
     assert outputs.normalised == (family in ("gemma2", "gemma3", "olmo2"))
+    assert outputs.normalised == LAYOUTS[model.config.model_type].norms_branches
     assert outputs.attention is not outputs.mlp
     hidden = torch.randn(1, 4, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0))
     # Without its two branches a layer is the identity.

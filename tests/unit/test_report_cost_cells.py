@@ -98,15 +98,18 @@ def test_costs_say_what_folding_leaves(
 
 
 def test_the_families_of_a_rotation_are_those_that_can_be_folded() -> None:
-    from lpsteps.models import folding
+    from lpsteps.models.families import LAYOUTS
 
     folded, refused = (
         text.lower().replace("-", "").replace(" ", "") for text in FAMILIES.split(", not into")
     )
-    assert len(re.split(",|and", folded.partition("into")[2])) == len(folding._ROTATABLE)
-    assert all(family in folded for family in folding._ROTATABLE)
+    obstacles = {family: layout.rotation_obstacle for family, layout in LAYOUTS.items()}
+    foldable = [family for family, obstacle in obstacles.items() if obstacle is None]
+    assert len(re.split(",|and", folded.partition("into")[2])) == len(foldable)
+    assert all(family in folded for family in foldable)
     assert "gemma2and3" in refused
-    for family in folding._ROTATION_OBSTACLES.keys() - {"gemma2", "gemma3_text"}:
+    # Baichuan alone has not been worked out.
+    for family in obstacles.keys() - {*foldable, "baichuan", "gemma2", "gemma3_text"}:
         assert family.replace("_", "") in refused
 
 
