@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import yaml
 from tiny_families import FAMILIES
 
 from lpsteps.errors import LpstepsError
 from lpsteps.models.layers import decoder_of
-from lpsteps.selection import magnitude, taylor
+from lpsteps.selection import magnitude, one_shot_perplexity, taylor
 from lpsteps.selection.base import SelectionContext
 from lpsteps.selection.ranking import Exemptions, choose, ranked_layers
 
@@ -204,7 +206,17 @@ PRINTED_TAYLOR_PLUS = {
     ("llama-3-8b", 7): (24, 25, 26, 28, 29, 23, 27),
     ("llama-3-8b", 5): (24, 25, 26, 28, 29),
 }
-PLUS = Exemptions(exempt_first=4, exempt_last=2)
+METRICS = {"taylor": taylor, "ppl": one_shot_perplexity, "magnitude": magnitude}
+SELECTIONS = yaml.safe_load((Path(__file__).parents[2] / "config/methods.yaml").read_text())[
+    "selections"
+]
+
+
+def exemptions(name: str) -> Exemptions:
+    """The parameters of a selection as the project's own config gives them."""
+    parameters = METRICS[name.removesuffix("+")].Params(**SELECTIONS[name].get("params", {}))
+    assert isinstance(parameters, Exemptions)
+    return parameters
 
 
 def scores_of(order: list[int]) -> list[float]:
@@ -214,23 +226,33 @@ def scores_of(order: list[int]) -> list[float]:
 
 @pytest.mark.parametrize(("model", "n"), PRINTED_TAYLOR_PLUS)
 def test_released_taylor_orders_give_the_printed_sets(model: str, n: int) -> None:
-    ranking = ranked_layers(scores_of(RELEASED_ORDERS[model, "taylor"]), PLUS)
+    ranking = ranked_layers(scores_of(RELEASED_ORDERS[model, "taylor"]), exemptions("taylor+"))
     assert choose(ranking, n) == PRINTED_TAYLOR_PLUS[model, n]
 
 
 def test_without_the_exemptions_llama_2_would_lose_its_first_layer() -> None:
-    ranking = ranked_layers(scores_of(RELEASED_ORDERS["llama-2-7b", "taylor"]), Exemptions())
+    ranking = ranked_layers(
+        scores_of(RELEASED_ORDERS["llama-2-7b", "taylor"]), exemptions("taylor")
+    )
     assert choose(ranking, 1) == (0,)
 
 
 @pytest.mark.parametrize(("model", "metric"), RELEASED_ORDERS)
 def test_exemptions_leave_the_order_of_the_other_layers(model: str, metric: str) -> None:
     order = RELEASED_ORDERS[model, metric]
-    ranking = ranked_layers(scores_of(order), PLUS)
+    ranking = ranked_layers(scores_of(order), exemptions(f"{metric}+"))
     kept = {0, 1, 2, 3, 30, 31}
     assert choose(ranking, 26) == tuple(layer for layer in order if layer not in kept)
     with pytest.raises(LpstepsError, match="n: 27: this single ranking has 26 layers"):
         choose(ranking, 27)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_config_exempts_what_the_released_code_does(name: str) -> None:
+    """The first four layers and the last two where the name has a "+", and none elsewhere."""
+    plus, plain = exemptions(f"{name}+"), exemptions(name)
+    assert (plus.exempt_first, plus.exempt_last) == (4, 2)
+    assert (plain.exempt_first, plain.exempt_last) == (0, 0)
 
 
 @pytest.mark.parametrize(
