@@ -56,19 +56,11 @@ def module_path(module: str) -> Path | None:
     return None
 
 
-def source_digest(source: str) -> str:
-    """Return a short digest of Python source that ignores comments, docstrings and formatting.
+def _tree_digest(tree: ast.Module) -> str:
+    """Return a short digest of parsed source, whose docstrings are removed.
 
     Strings that stand for themselves after an attribute are docstrings, too.
-
-    Raises:
-        SyntaxError: The source does not parse.
     """
-    return _tree_digest(ast.parse(source))
-
-
-def _tree_digest(tree: ast.Module) -> str:
-    """Return the digest of parsed source, whose docstrings are removed."""
     for node in _statements(tree):
         for name in _BLOCKS:
             if hasattr(node, name):

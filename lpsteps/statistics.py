@@ -192,11 +192,6 @@ class Statistics:
         return int(self.pairs.shape[1]) - 1
 
     @property
-    def n_samples(self) -> int:
-        """Calibration windows seen."""
-        return int(self.pairs.shape[0])
-
-    @property
     def hidden_size(self) -> int:
         """Channels of the residual stream."""
         return int(next(iter(self.means.values())).shape[2])
@@ -274,10 +269,6 @@ class Statistics:
         if basis not in self.means:
             raise LpstepsError(f"basis: {basis}: {nearest(basis, self.means)}")
         return self.means[basis][:, boundary]
-
-    def cosine(self, i: int, j: int) -> Array:
-        """Return the mean cosine between two boundaries, float64 `[samples]`."""
-        return self.pairs[:, i, j]
 
     def cosines(self, n: int) -> Array:
         """Return the cosine over channels, a mean over tokens, across every window of `n` layers.

@@ -39,7 +39,7 @@ def test_statistics_of_the_first_windows(arguments: list[str], tmp_path: Path) -
     spec = '{"windows": 3, "exclude_first": 2, "batch": 2, "basis": "hadamard"}'
     assert main([*arguments, "--spec", spec]) == 0
     statistics = Statistics.read(tmp_path / "stats.parquet")
-    assert (statistics.n_samples, statistics.n_layers, statistics.hidden_size) == (3, 6, 48)
+    assert (len(statistics.pairs), statistics.n_layers, statistics.hidden_size) == (3, 6, 48)
     assert statistics.model == "llama"
     assert statistics.basis_name == "paley-i-12 (x) sylvester-4"
     assert statistics.tokens.tolist() == [22, 22, 22]

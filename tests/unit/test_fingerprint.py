@@ -47,17 +47,6 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("edit", UNCHANGED)
-def test_digest_ignores(edit):
-    assert UNCHANGED[edit] != SOURCE
-    assert fingerprint.source_digest(UNCHANGED[edit]) == fingerprint.source_digest(SOURCE)
-
-
-@pytest.mark.parametrize("edit", CHANGED)
-def test_digest_notices(edit):
-    assert fingerprint.source_digest(CHANGED[edit]) != fingerprint.source_digest(SOURCE)
-
-
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A package `lpsteps` of its own, whose modules are given as text."""
@@ -71,6 +60,24 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     write(__init__="")
     return write
+
+
+def same_digest(package, source: str, edited: str) -> bool:
+    package(source=source, edited=edited)
+    digests = fingerprint.closure(["lpsteps.source", "lpsteps.edited"])
+    return digests["lpsteps.source"] == digests["lpsteps.edited"]
+
+
+@pytest.mark.parametrize("edit", UNCHANGED)
+def test_digest_ignores(package, edit):
+    assert UNCHANGED[edit] != SOURCE
+    assert same_digest(package, SOURCE, UNCHANGED[edit])
+
+
+@pytest.mark.parametrize("edit", CHANGED)
+def test_digest_notices(package, edit):
+    assert CHANGED[edit] != SOURCE
+    assert not same_digest(package, SOURCE, CHANGED[edit])
 
 
 def test_closure_follows_every_form_of_import(package):

@@ -71,9 +71,9 @@ def test_block_influence(
     scores = {}
     for layer in range(n_layers):
         total = 0.0
-        for sample in range(statistics.n_samples):
-            total += statistics.pairs[sample, layer, layer + 1]
-        scores[layer] = 1 - total / statistics.n_samples
+        for pairs in statistics.pairs:
+            total += pairs[layer, layer + 1]
+        scores[layer] = 1 - total / len(statistics.pairs)
     ranking = block_influence.rank(
         SelectionContext(n_layers, (1,), statistics=statistics),
         block_influence.Params(exempt_first=first, exempt_last=last),
@@ -102,9 +102,9 @@ def test_contiguous_cosine(
     scores = []
     for start in range(n_layers - n + 1):
         total = 0.0
-        for sample in range(statistics.n_samples):
-            total += (1 + statistics.pairs[sample, start, start + n]) / 2
-        scores.append(total / statistics.n_samples)
+        for pairs in statistics.pairs:
+            total += (1 + pairs[start, start + n]) / 2
+        scores.append(total / len(statistics.pairs))
         inside = start >= first and start + n <= n_layers - last
         if inside and scores[-1] > best + 1e-12:
             best_start, best = start, scores[-1]
@@ -176,7 +176,7 @@ def test_token_axis_cosine(statistics: Statistics, data: st.DataObject) -> None:
     for start in starts:
         score = 0.0
         for sample in statistics.token_axis_pairs:
-            score += sample[start, start + n] / statistics.n_samples
+            score += sample[start, start + n] / len(statistics.pairs)
         assert found[start] == pytest.approx(score, abs=1e-12)
     assert [row.eligible for row in ranking.candidates] == [
         1 <= start <= n_layers - n - 1 for start in range(n_layers - n + 1)
