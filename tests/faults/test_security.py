@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import pickle
+import re
 import stat
 import subprocess
 import zipfile
@@ -175,12 +176,42 @@ def test_messages_hold_nothing_that_steers_a_terminal(text: str) -> None:
     assert str(LpstepsError(text)).isprintable()
 
 
+# What the parameters are made by that commands take unquoted: options with paths of the workflow, and
+# the name of a module.
+_CHECKED = re.compile(r"options\(|named_options\(|f\"lpsteps\.steps\.")
+
+
+def _parameters(rules: str) -> list[tuple[str, str]]:
+    """Name and value of each parameter of the rules in a file."""
+    found = []
+    for block in re.finditer(r"^( +)params:\n((?:\1 +.*\n)+)", rules, re.MULTILINE):
+        parts = re.split(rf"^{block[1]}    (\w+)=", block[2], flags=re.MULTILINE)
+        found += list(zip(parts[1::2], parts[2::2], strict=True))
+    return found
+
+
 def test_shell_commands_of_rules_quote_all_that_is_free_text() -> None:
     """What a command takes unquoted is made of checked names and of the workflow's own paths."""
+    running = []
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
         text = path.read_text()
-        assert "{params.spec}" not in text, path
         assert "shell=True" not in text and "os.system" not in text, path
+        taken = dict(re.findall(r"\{params\.(\w+)([^}]*)\}", text))
+        parameters = _parameters(text)
+        assert taken.keys() <= {name for name, _ in parameters}, path
+        for name, value in parameters:
+            if name in taken and not _CHECKED.search(value):
+                assert taken[name] == ":q", f"{path}: params.{name} = {value}"
+        # Another place that takes it otherwise would hide behind the last one.
+        for name, how in taken.items():
+            assert set(re.findall(rf"\{{params\.{name}([^}}]*)\}}", text)) == {how}, path
+        if taken:
+            running.append(path.stem)
+            assert taken["spec"] == ":q", path
+    assert running == [
+        *("calibrate", "distill", "evaluate", "export", "overheads", "prune", "recover", "report"),
+        *("resources", "select"),
+    ]
 
 
 def test_a_token_of_the_environment_is_in_no_record(
@@ -207,14 +238,14 @@ def test_a_token_of_the_environment_is_in_no_record(
 def test_code_of_a_model_runs_only_where_its_entry_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = read_config(Path("config/paper.yaml"))
-    trusting = {
-        name for name, entry in config.definitions.models.items() if entry.trust_remote_code
+    fetched = {
+        name: jobs.fetch_model_spec(config, name)["trust_remote_code"]
+        for name in config.definitions.models
+        if jobs.archive_of_model(config, name) is None
     }
-    for name in config.definitions.models:
-        if jobs.archive_of_model(config, name) is None:
-            spec = jobs.fetch_model_spec(config, name)
-            assert spec["trust_remote_code"] is (name in trusting)
-    assert "llama-2-7b" not in trusting
+    assert len(fetched) > 5
+    assert [name for name, trusted in fetched.items() if trusted is not False] == ["baichuan-2-7b"]
+    assert fetched["baichuan-2-7b"] is True
 
 
 def test_models_are_loaded_from_local_folders_alone() -> None:

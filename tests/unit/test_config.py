@@ -537,23 +537,34 @@ ACCEPTED = {
     "as many windows as the training text has": (
         "config/methods.yaml",
         lambda c: c["distillations"]["kl"].update(windows=64),
+        lambda config: (config.distillation("kl").windows, config.lacking_text("kl")),
+        (64, None),
     ),
     "too many windows where no table asks for them": (
         "config/methods.yaml",
         lambda c: c["distillations"]["kl-top-50"].update(windows=9999),
+        lambda config: config.lacking_text("kl-top-50"),
+        "asks for 9999 windows of training text, of which there are 64",
     ),
     "the same corpus, another partition": (
         "config/data.yaml",
         lambda c: c["training_texts"]["wikipedia-64"]["heldout"].append(
             {"corpus": "novels", "split": "calibration"}
         ),
+        lambda config: [
+            (source.corpus, source.split, source.windows)
+            for source in config.definitions.training_texts["wikipedia-64"].heldout
+        ],
+        [("wikipedia", "validation", 4), ("novels", "calibration", None)],
     ),
 }
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_looks_like_a_mistake_and_is_none(tmp_path, case):
-    configuration.load_config(edited_definitions(tmp_path, *ACCEPTED[case]), ["config/config.yaml"])
+    file, edit, resolved, expected = ACCEPTED[case]
+    payload = edited_definitions(tmp_path, file, edit)
+    assert resolved(configuration.load_config(payload, ["config/config.yaml"])) == expected
 
 
 def test_windows_that_are_counted_later_may_be_enough(tmp_path, profile):
@@ -568,7 +579,10 @@ def test_windows_that_are_counted_later_may_be_enough(tmp_path, profile):
         tmp_path, "config/methods.yaml", lambda c: c["distillations"]["kl"].update(windows=999)
     )["definitions"]
     profile |= {"definitions": [*methods, str(texts)], "training_text": "own"}
-    configuration.load_config(profile, ["config/config.yaml"])
+    config = configuration.load_config(profile, ["config/config.yaml"])
+    assert config.distillation("kl").windows == 999
+    assert [source.windows for source in config.definitions.training_texts["own"].fit] == [3, None]
+    assert config.lacking_text("kl") is None
 
 
 def test_one_name_in_two_files_is_refused(profile):

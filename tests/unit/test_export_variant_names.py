@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from lpsteps import jobs, methods
-from lpsteps.config import Config, read_config
+from lpsteps import jobs
+from lpsteps.config import Config, load_config, read_config
 from lpsteps.errors import LpstepsError
 from lpsteps.export.planning import (
     checkpoint_manifest,
@@ -90,11 +91,17 @@ def test_a_wrong_model_gives_the_nearest(config: Config) -> None:
         named_variant(config, "smollm", "dense")
 
 
-def test_a_repair_that_does_not_suit_the_cut_is_not_offered(config: Config) -> None:
-    for variant in exportable_variants(config, MODEL):
-        if variant.recovery:
-            method, params = jobs.recovery_method(config, variant.recovery)
-            assert methods.unsuited(method, params, variant.n, "llama") is None
+def test_a_repair_that_does_not_suit_the_cut_is_not_offered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LLM-Streamline's layer takes the place of the removed ones: of two at least."""
+    monkeypatch.chdir(ROOT)
+    profile = yaml.safe_load(Path("config/config.yaml").read_text())
+    profile["tables"] = {"table08": {MODEL: [1, 2]}}
+    config = load_config(profile, ["config/config.yaml"])
+    offered = {(each.n, each.recovery) for each in exportable_variants(config, MODEL)}
+    assert {(1, "linearpatch"), (2, "linearpatch"), (2, "streamline-layer")} <= offered
+    assert (1, "streamline-layer") not in offered
 
 
 def test_a_training_on_more_windows_than_there_are_is_not_offered(config: Config) -> None:

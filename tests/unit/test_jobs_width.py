@@ -53,7 +53,9 @@ def test_a_row_that_names_a_width_pruning_is_a_variant_of_its_own() -> None:
 
 
 def test_other_variants_parse_as_they_did() -> None:
-    for variant in jobs.variants(default([5])):
+    found = jobs.variants(default([5]))
+    assert {jobs.Variant(MODEL), *widths(default([5]))} < set(found)
+    for variant in found:
         lineage = variant.folder.removeprefix(f"results/{MODEL}/")
         assert jobs.Variant.from_lineage(MODEL, lineage) == variant
 
