@@ -69,6 +69,8 @@ def test_all_additions_plan_together_on_the_default_profile(tmp_path: Path):
     patch = "selection/llm-streamline/n5/median-scale"
     for log in (
         "rank_layers/smollm2-135m.wikipedia.worst-case",
+        "choose_layers/smollm2-135m.wikipedia.by-hand.n3",
+        "choose_layers/smollm2-135m.wikipedia.by-hand.n5",
         f"evaluate_perplexity/smollm2-135m/calibration/wikipedia/{patch}/perplexity",
         "evaluate_harness/smollm2-135m/dense/science",
         "evaluate_perplexity/smollm2-135m/calibration/wikipedia/selection/shortgpt/n2/linearpatch/perplexity",
