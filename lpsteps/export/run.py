@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lpsteps.errors import LpstepsError
-from lpsteps.repeating import override_arguments
+from lpsteps.profile_files import override_arguments
 
 
 def build(

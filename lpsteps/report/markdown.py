@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lpsteps.repeating import override_arguments
+from lpsteps.profile_files import override_arguments
 from lpsteps.report.page import (
     BodyView,
     CellView,

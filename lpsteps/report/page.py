@@ -17,7 +17,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from lpsteps.errors import LpstepsError
-from lpsteps.repeating import override_arguments
+from lpsteps.profile_files import override_arguments
 from lpsteps.report.curve_figures import CurvesView, curves_view
 from lpsteps.report.figure_drawings import figure_sections
 from lpsteps.report.figures import FigureView, figure_view

@@ -9,7 +9,7 @@ import pytest
 from snakemake.cli import parse_config
 
 from lpsteps.audit import explain
-from lpsteps.repeating import profile_option
+from lpsteps.profile_files import profile_option
 
 CELL: dict[str, Any] = {
     "id": "t/m/n3/cut/share",
