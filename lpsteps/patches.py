@@ -146,7 +146,8 @@ class PatchSet:
         audit: Float64 tensors that explain the weights (for example the scales behind a matrix).
             They are stored beside the weights and never used by the model.
         replacements: New values of parameters, each of the parameter's own shape, under their names
-            relative to the backbone, with layers numbered as in the *dense* model (for example
+            relative to the backbone, with the layers called ``layers``, whatever the family calls
+            them, and numbered as in the *dense* model (for example
             ``layers.13.mlp.down_proj.weight``).
         restored: Removed layers that stay after all, at their place in the gap and with all of
             their parameters replaced, ascending.

@@ -7,13 +7,10 @@ the remaining ones, patched, the student. Nothing is copied but the replaced wei
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
-from typing import Any
 
 import torch
-from torch import nn
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -22,12 +19,11 @@ from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.causal_attention import use_causal_attention
 from lpsteps.models.gap_pass import run_until
+from lpsteps.models.layer_calls import LayerCall, watching_calls
 from lpsteps.models.layers import Decoder, decoder_of
 from lpsteps.models.surgery import surviving_layers
 from lpsteps.patches import PatchSet
 from lpsteps.plan import Plan
-
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class SplitModel:
@@ -76,7 +72,7 @@ class SplitModel:
         self._patches = patches
         self._survivors = frozenset(surviving_layers(plan, start))
         self._checkpointing = activation_checkpointing
-        self._calls: dict[tuple[int, int], list[_Call]] = {}
+        self._calls: dict[tuple[int, int], list[LayerCall]] = {}
         self._replaced = self._replaced_weights(start)
         self.branch = min([plan.gaps[0][0], *self._replaced])
 
@@ -119,7 +115,7 @@ class SplitModel:
         """
         calls = self._calls_for(hidden)
         for layer in range(self.branch, len(calls)):
-            hidden = _run(self.decoder.layers[layer], calls[layer], {}, hidden)
+            hidden = calls[layer].run(self.decoder.layers[layer], hidden)
         rows: torch.Tensor = self.decoder.norm(hidden)
         return rows
 
@@ -131,7 +127,7 @@ class SplitModel:
         """
         layers = len(self.decoder.layers)
         hidden = self._patches(self.student_states(hidden, self.branch, layers), layers)
-        return _run(self.decoder.norm, ((), {}), self._weights_of(layers), hidden)
+        return LayerCall().run(self.decoder.norm, hidden, self._weights_of(layers))
 
     def student_states(self, hidden: torch.Tensor, start: int, end: int) -> torch.Tensor:
         """Run the student from one boundary to another, in front of the patch that may be there.
@@ -148,19 +144,19 @@ class SplitModel:
         for layer in range(start, end):
             hidden = self._patches(hidden, layer)
             if layer in self._survivors:
-                run = partial(_run, self.decoder.layers[layer], calls[layer])
+                run = partial(calls[layer].run, self.decoder.layers[layer])
                 weights = self._weights_of(layer)
                 if self._checkpointing and torch.is_grad_enabled():
                     hidden = checkpoint(
-                        run, weights, hidden, use_reentrant=False, preserve_rng_state=False
+                        run, hidden, weights, use_reentrant=False, preserve_rng_state=False
                     )
                 else:
-                    hidden = run(weights, hidden)
+                    hidden = run(hidden, weights)
         return hidden
 
     def _replaced_weights(self, start: PatchSet) -> dict[int, dict[str, torch.Tensor]]:
         """Return the student's own weights by boundary and by name in the module there."""
-        originals = dict(self.decoder.backbone.named_parameters())
+        originals = self.decoder.parameters()
         modules = [*self.decoder.layers, self.decoder.norm]
         places = {
             id(parameter): (boundary, name)
@@ -189,7 +185,7 @@ class SplitModel:
             for name, weight in self._replaced.get(boundary, {}).items()
         }
 
-    def _calls_for(self, hidden: torch.Tensor) -> list[_Call]:
+    def _calls_for(self, hidden: torch.Tensor) -> list[LayerCall]:
         """Return what the backbone hands to each layer besides the hidden states.
 
         It depends on the shape of the batch only: masks and rotary embeddings.
@@ -199,41 +195,11 @@ class SplitModel:
             self._calls[batch, length] = self._recorded_calls(batch, length)
         return self._calls[batch, length]
 
-    def _recorded_calls(self, batch: int, length: int) -> list[_Call]:
-        calls: list[_Call] = []
-        layers = self.decoder.layers
-        originals = list(layers)
+    def _recorded_calls(self, batch: int, length: int) -> list[LayerCall]:
+        calls: list[LayerCall] = []
         tokens = torch.zeros((batch, length), dtype=torch.int64)
-        try:
-            for number in range(len(originals)):
-                layers[number] = _Recorder(calls)
-            run_until(self._model, tokens, len(originals))
-        finally:
-            for number, original in enumerate(originals):
-                layers[number] = original
+        layers = self.decoder.layers
+        # The layers run, as models differ in what they take for a layer's output.
+        with watching_calls(layers, lambda _place, _hidden, call: calls.append(call)):
+            run_until(self._model, tokens, len(layers))
         return calls
-
-
-class _Recorder(nn.Module):
-    """Stands in for a layer, keeps the arguments of its call and passes the hidden states on."""
-
-    def __init__(self, calls: list[_Call]) -> None:
-        super().__init__()
-        self._calls = calls
-
-    def forward(self, hidden_states: torch.Tensor, *positional: Any, **named: Any) -> torch.Tensor:
-        self._calls.append((positional, named))
-        return hidden_states
-
-
-def _run(
-    module: nn.Module, call: _Call, weights: Mapping[str, torch.Tensor], hidden: torch.Tensor
-) -> torch.Tensor:
-    """Return the output of a layer or norm, with some of its weights exchanged for the call."""
-    positional, named = call
-    if weights:
-        output = functional_call(module, dict(weights), (hidden, *positional), named)
-    else:
-        output = module(hidden, *positional, **named)
-    state: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return state

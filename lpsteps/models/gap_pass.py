@@ -25,14 +25,13 @@ class GapPass:
         source: What layer `start` reads, float32 `[batch, tokens, hidden_size]`, on the model's
             device.
         target: What layer `end`, or the final norm, reads; the same shape.
-        positional: What else the model hands to layer `start`, by position.
-        named: The same by name: the attention mask, rotary embeddings; tensors in float32.
+        call: What else the model hands to layer `start`: the attention mask, rotary embeddings;
+            tensors in float32.
     """
 
     source: torch.Tensor
     target: torch.Tensor
-    positional: tuple[Any, ...]
-    named: dict[str, Any]
+    call: LayerCall
 
 
 def run_until(model: PreTrainedModel, tokens: torch.Tensor, boundary: int) -> None:
@@ -80,8 +79,7 @@ def read_gap(model: PreTrainedModel, tokens: torch.Tensor, start: int, end: int)
     return GapPass(
         source.float().to(model.device),
         target.float().to(model.device),
-        _float32(call.positional),
-        _float32(call.named),
+        LayerCall(_float32(call.positional), _float32(call.named)),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 _HIDDEN = "hidden_states"
 
@@ -30,13 +31,22 @@ class LayerCall:
     positional: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    def run(
+        self,
+        module: nn.Module,
+        hidden: torch.Tensor,
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """Return the hidden states that a module makes of others when it is called like this.
 
         Args:
             module: The layer, or what stands in for it.
             hidden: What it reads, `[batch, tokens, hidden_size]`.
+            weights: Parameters that it has for this call alone, by their names in the module.
         """
+        if weights:
+            arguments = (hidden, *self.positional)
+            return output_of(functional_call(module, dict(weights), arguments, dict(self.named)))
         return output_of(module(hidden, *self.positional, **self.named))
 
 

@@ -34,6 +34,19 @@ class Decoder:
     lm_head: nn.Module
     logit_cap: float | None
 
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the backbone's parameters under the names that patches give them.
+
+        These are the names relative to the backbone, with the layers called ``layers.{number}.``
+        whatever the family calls them (``h`` in BLOOM and Falcon).
+        """
+        (own,) = (name for name, module in self.backbone.named_modules() if module is self.layers)
+        prefix = f"{own}."
+        return {
+            f"layers.{name.removeprefix(prefix)}" if name.startswith(prefix) else name: parameter
+            for name, parameter in self.backbone.named_parameters()
+        }
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of normalised hidden states, as the whole model would.
 

@@ -43,7 +43,7 @@ def apply_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet | None = No
     patches = patches or PatchSet()
     check_plan(model, plan, patches)
     decoder = decoder_of(model)
-    parameters = dict(decoder.backbone.named_parameters())
+    parameters = decoder.parameters()
     with torch.no_grad():
         for name, values in patches.replacements.items():
             parameters[name].copy_(torch.tensor(values))
@@ -94,9 +94,7 @@ def check_plan(model: PreTrainedModel, plan: Plan, patches: PatchSet) -> None:
             raise LpstepsError(
                 f"restored: {layer}: not a layer of the plan, which removes {list(plan.layers)}"
             )
-    shapes = {
-        name: tuple(parameter.shape) for name, parameter in decoder.backbone.named_parameters()
-    }
+    shapes = {name: tuple(parameter.shape) for name, parameter in decoder.parameters().items()}
     survivors = surviving_layers(plan, patches)
     for name, values in patches.replacements.items():
         if name not in shapes:

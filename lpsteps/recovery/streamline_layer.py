@@ -64,9 +64,7 @@ def trained_layer(
     layer = copy.deepcopy(decoder_of(model).layers[gap[0]]).float().requires_grad_(True)
 
     def output(batch: GapPass) -> torch.Tensor:
-        result = layer(batch.source, *batch.positional, **batch.named)
-        state: torch.Tensor = result[0] if isinstance(result, tuple) else result
-        return state
+        return batch.call.run(layer, batch.source)
 
     curve = imitate_gap(model, gap, list(layer.parameters()), output, text, params, seed=seed)
     return layer, curve
