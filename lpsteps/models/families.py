@@ -73,6 +73,16 @@ USUAL_LAYOUTS = (
 """Where further families keep their parts, in the order in which they are looked for."""
 
 
+def is_tested(family: str) -> bool:
+    """Return whether the tests run a family by the code of it that transformers has.
+
+    Args:
+        family: Its `config.model_type`.
+    """
+    layout = LAYOUTS.get(family)
+    return layout is not None and layout.native
+
+
 def unknown_projections(family: str | None) -> str | None:
     """Return that a family's output projections are not known, or None where they are.
 
@@ -151,6 +161,16 @@ def _obstacle(config: Mapping[str, Any]) -> str | None:
         )
     if "quantization_config" in config:
         return "its weights are quantised; take the repository with the original ones"
+    if config.get("hidden_size_per_layer_input"):
+        return (
+            "hidden_size_per_layer_input: each token has an embedding for each layer, as in Gemma "
+            "3n and 4, which would go to other layers once some are removed"
+        )
+    if config.get("num_kv_shared_layers"):
+        return (
+            "num_kv_shared_layers: its last layers read keys and values of earlier ones, as in "
+            "Gemma 3n and 4, which may be removed"
+        )
     if config["model_type"] in LAYOUTS:
         return None
     if not any(name in config for name in _HEADS):
@@ -173,8 +193,7 @@ def needs_code(config: Mapping[str, Any]) -> bool:
     Args:
         config: Content of its `config.json`.
     """
-    layout = LAYOUTS.get(str(config.get("model_type")))
-    return "auto_map" in config and (layout is None or not layout.native)
+    return "auto_map" in config and not is_tested(str(config.get("model_type")))
 
 
 def check_pinned_code(config: Mapping[str, Any], where: str) -> None:

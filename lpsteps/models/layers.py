@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lpsteps.errors import LpstepsError
-from lpsteps.models.families import LAYOUTS, USUAL_LAYOUTS, Layout
+from lpsteps.models.families import LAYOUTS, USUAL_LAYOUTS, Layout, is_tested
 
 # Tokens on which the head of an untested family is checked.
 _TOKENS = 8
@@ -113,8 +113,7 @@ def check_head(model: PreTrainedModel) -> None:
     Raises:
         LpstepsError: They differ.
     """
-    layout = LAYOUTS.get(model.config.model_type)
-    if layout is not None and layout.native:
+    if is_tested(model.config.model_type):
         return
     decoder = decoder_of(model)
     tokens = torch.arange(_TOKENS, device=model.device)[None]

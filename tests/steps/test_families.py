@@ -208,6 +208,15 @@ def test_other_architectures_say_what_is_missing(tmp_path: Path, name: str) -> N
         load_model(tmp_path, torch.float32)
 
 
+@pytest.mark.parametrize("setting", ["hidden_size_per_layer_input", "num_kv_shared_layers"])
+def test_layers_that_read_more_than_the_stream_are_refused(setting: str) -> None:
+    config = transformers.Gemma3nTextConfig(architectures=["Gemma3nForCausalLM"]).to_dict()
+    config |= {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0}
+    check_family(config, "config.json")
+    with pytest.raises(LpstepsError, match=f"gemma3n_text: cannot be pruned here: {setting}: "):
+        check_family({**config, setting: 4}, "config.json")
+
+
 def test_quantised_weights_are_refused() -> None:
     config = transformers.LlamaConfig(architectures=["LlamaForCausalLM"]).to_dict()
     check_family(config, "config.json")

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from tiny_families import FAMILIES
 
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
@@ -341,6 +342,70 @@ def test_layers_without_rotary_embedding_are_loaded_as_such(tmp_path: Any) -> No
     model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, torch.float32, device=torch.device("cpu"))
     torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+def scaled_by_setting(model: Any, setting: str) -> Any:
+    """Make each layer multiply its output by the entry of a setting that has its number."""
+
+    def scale(layer: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * getattr(model.config, setting)[layer.self_attn.layer_idx]
+
+    setattr(model.config, setting, [1.0, 1.3, 0.6, 1.8, 0.7, 1.5])
+    for layer in decoder_of(model).layers:
+        layer.register_forward_hook(scale)
+    return model
+
+
+@torch.no_grad()
+def test_settings_of_the_layers_follow_the_survivors(tiny_model: Any) -> None:
+    model = scaled_by_setting(tiny_model("smollm3"), "layer_scales")
+    # Six numbers, but not one for each layer; and the numbers of layers that are of a kind.
+    model.config.eos_token_id = [1, 3, 5, 7, 9, 11]
+    model.config.moe_layers = [0, 1, 2, 3, 4, 5]
+    plan = plan_of(0, 2, 3)
+    patches = random_patches(plan)
+    expected = manual_logits(model, plan, patches)
+    apply_plan(model, plan, patches)
+    assert model.config.layer_scales == [1.3, 0.7, 1.5]
+    assert model.config.eos_token_id == [1, 3, 5, 7, 9, 11]
+    assert model.config.moe_layers == [0, 1, 2, 3, 4, 5]
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_that_goes_by_unknown_settings_of_its_layers_is_refused(tiny_model: Any) -> None:
+    model = scaled_by_setting(tiny_model("smollm3"), "scales_by_depth")
+    with pytest.raises(LpstepsError, match=r"smollm3: cannot be pruned here: .* their numbers"):
+        apply_plan(model, plan_of(2))
+    # Behind the last survivor nothing is renumbered.
+    apply_plan(scaled_by_setting(tiny_model("smollm3"), "scales_by_depth"), plan_of(4, 5))
+
+
+@torch.no_grad()
+def test_a_config_that_cannot_describe_the_survivors_is_refused(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "intermediate_size": 80,
+        "num_key_value_heads": 2,
+        "attn_layer_period": 3,
+        "attn_layer_offset": 1,
+        "num_experts": 1,
+        "mamba_d_state": 4,
+        "use_mamba_kernels": False,
+    }
+    monkeypatch.setitem(FAMILIES, "jamba", ("JambaConfig", settings))
+    model = tiny_model("jamba")
+    before = model(TOKENS).logits
+    with pytest.raises(
+        LpstepsError, match=r"jamba: its config derives layer.*of the layers.*2, 3,"
+    ):
+        apply_plan(model, plan_of(1))
+    assert len(decoder_of(model).layers) == model.config.num_hidden_layers == N_LAYERS
+    assert torch.equal(model(TOKENS).logits, before)
+    # A whole period, so that the pattern of the others is the same.
+    apply_plan(model, plan_of(0, 1, 2))
+    assert model.config.layers_block_type == ["mamba", "attention", "mamba"]
 
 
 @torch.no_grad()
