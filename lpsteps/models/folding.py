@@ -14,6 +14,7 @@ rotated by Q, what writes to it by ``Q^T / c``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,14 +40,21 @@ class _Frame:
 
     def behind(self, operation: Operation) -> _Frame:
         """Return the frame behind an operation that the folded model leaves out."""
+        factor = _factor(operation)
         if operation.kind == "scalar":
-            return _Frame(self.scale * float(operation.weight[0]), self.rotation)
-        weight = operation.weight.astype(np.float64)
-        factor = float(np.sqrt(np.square(weight).sum() / len(weight)))
-        rotation = weight / factor
+            return _Frame(self.scale * factor, self.rotation)
+        rotation = operation.weight.astype(np.float64) / factor
         if self.rotation is not None:
             rotation = self.rotation @ rotation
         return _Frame(self.scale * factor, rotation)
+
+
+def _factor(operation: Operation) -> float:
+    """Return by what a scalar or a rotation lengthens the stream."""
+    if operation.kind == "scalar":
+        return float(operation.weight[0])
+    weight = operation.weight.astype(np.float64)
+    return float(np.sqrt(np.square(weight).sum() / len(weight)))
 
 
 @torch.no_grad()
@@ -118,6 +126,31 @@ def folding_obstacle(patches: PatchSet, family: str) -> str | None:
     """
     obstacles = (_gap_obstacle(gap, family) for gap in patches.gaps)
     return next((obstacle for obstacle in obstacles if obstacle is not None), None)
+
+
+def epsilon_error(
+    epsilon: float, variances: Sequence[float], plan: Plan, patches: PatchSet
+) -> float:
+    """Return how far epsilon sets a norm of the folded model apart from the same one before.
+
+    It is ``|c^2 - 1| epsilon / (2 v)``, as :func:`fold_patches` says, where that is largest.
+
+    Args:
+        epsilon: Of the norms.
+        variances: The smallest variance v of a token, over its channels, at each boundary of the
+            patched model, behind its patches.
+        plan: Which layers were removed.
+        patches: Foldable patches of its gaps.
+    """
+    entrances = [*surviving_layers(plan, patches), plan.n_layers]
+    largest = 0.0
+    for entrance, variance in zip(entrances, variances, strict=True):
+        passed = [gap for gap in patches.gaps if gap.end <= entrance]
+        scale = np.prod([_factor(each) for gap in passed for each in gap.operations])
+        error = abs(scale**2 - 1.0) * epsilon / 2.0
+        if error:
+            largest = max(largest, float(error / variance) if variance else np.inf)
+    return largest
 
 
 def _gap_obstacle(gap: GapPatch, family: str) -> str | None:

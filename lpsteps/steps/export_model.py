@@ -33,8 +33,12 @@ from lpsteps.export.checkpoint import (
     write_checkpoint,
 )
 from lpsteps.export.comparison import (
+    EXACT_TOLERANCE,
     check_deviation,
+    folded_tolerance,
+    least_variances,
     logits_on,
+    norm_epsilon,
     relative_deviation,
     sample_tokens,
 )
@@ -43,6 +47,7 @@ from lpsteps.export.model_card import model_card
 from lpsteps.export.record import EXPORT_FILE, ExportRecord, ScoreFacts
 from lpsteps.export.settings import ExportSettings, Form
 from lpsteps.export.tokenizer import keep_tokenizer
+from lpsteps.models.folding import epsilon_error
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import load_model
 from lpsteps.patches import read_patches
@@ -109,6 +114,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     scored, facts = load_variant(step, arguments)
     tokens = sample_tokens(scored.config.vocab_size, settings.seed)
     expected, device, dtype = logits_on(scored, tokens), scored.device, scored.dtype
+    variances = least_variances(scored, tokens)
     # One copy of the weights at a time.
     del scored
 
@@ -119,7 +125,10 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     source = arguments.model.parent
     model = load_model(source, dtype, device=torch.device("cpu"))
     n_layers = len(decoder_of(model).layers)
-    folded = pruning.folds(model.config.model_type)
+    tolerance = EXACT_TOLERANCE
+    if pruning.folds(model.config.model_type) and pruning.plan and pruning.patches:
+        error = epsilon_error(norm_epsilon(model), variances, pruning.plan, pruning.patches)
+        tolerance = folded_tolerance(dtype, error)
     template = step.read(arguments.modeling).read_text("utf-8") if arguments.modeling else None
     with elapsed("writing the checkpoint"):
         form = write_checkpoint(model, pruning, folder, template)
@@ -130,7 +139,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     keep_tokenizer(source, folder, form, trusted=trusted)
     exported = load_checkpoint(folder, device=device, trusted=trusted)
     deviation = relative_deviation(logits_on(exported, tokens), expected)
-    check_deviation(deviation, dtype, folded=folded)
+    check_deviation(deviation, tolerance)
     step.note("form", form)
     step.note("logits_deviation", deviation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lpsteps.artifacts import read_json, sha256_file, verify_file_manifest, writ
 from lpsteps.evaluation.score import Samples, Score, write_score
 from lpsteps.export.checkpoint import load_checkpoint
 from lpsteps.export.record import ExportRecord
+from lpsteps.models import folding
 from lpsteps.models.loading import load_model
 from lpsteps.models.surgery import apply_plan
 from lpsteps.patches import OperationKind, write_patches
@@ -131,7 +133,7 @@ def test_the_folder_says_what_it_is_and_computes_what_was_scored(
     record = ExportRecord(**read_json(folder / "export.json"))
     assert (record.form, record.removed_layers, record.n_layers) == (form, [2, 3], 6)
     assert record.parameters == sum(parameter.numel() for parameter in found.parameters())
-    assert record.logits_deviation < (1e-5 if form == "layer_pruned" else 1e-3)
+    assert record.logits_deviation < 1e-5
     (score,) = record.scores
     assert (score.value, score.sha256) == (60.0, sha256_file(tmp_path / "copa.json"))
     assert record.dense_scores[0].value == 70.0
@@ -207,6 +209,24 @@ def test_a_model_that_computes_something_else_is_not_exported(
     assert export(tmp_path, model, "matrix", modeling=str(tmp_path / "wrong.py")) == 1
     assert "from those of the model that was scored" in capsys.readouterr().err
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_slightly_wrong_fold_is_not_exported(
+    tmp_path: Path,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert export(tmp_path, model, "rotation") == 0
+    rotate = folding._rotate_layer
+    monkeypatch.setattr(
+        folding, "_rotate_layer", lambda layer, scale, matrix: rotate(layer, 1.003 * scale, matrix)
+    )
+    options = {"manifest": str(tmp_path / "other/manifest.json")}
+    assert export(tmp_path, model, "rotation", **options) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"logits deviate by 0\.00\d+ .*; at most 0\.000\d+ is allowed", error)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_damaged_patch_or_a_missing_class_ends_in_one_line(

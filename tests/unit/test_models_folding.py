@@ -13,7 +13,8 @@ import torch
 from tiny_families import FAMILIES
 
 from lpsteps.errors import LpstepsError
-from lpsteps.models.folding import fold_patches
+from lpsteps.export.comparison import folded_tolerance, least_variances, norm_epsilon
+from lpsteps.models.folding import epsilon_error, fold_patches
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import load_model
 from lpsteps.models.surgery import apply_plan
@@ -79,7 +80,9 @@ def rotations(plan: Plan) -> PatchSet:
 def varied_model(tiny_model: Any) -> Any:
     """A factory of tiny models whose norm weights and biases differ from channel to channel.
 
-    Their embeddings are as large as those of trained models relative to the norms' epsilon.
+    Their embeddings are 100 times as large as their initialisation, so that their mean square stays
+    far above the norms' epsilon: some gaps lie right behind the embedding, where that alone sets
+    the models apart (`test_only_the_epsilon_of_the_norms_sets_the_models_apart`).
     """
 
     def make(family: str, **options: Any) -> Any:
@@ -269,9 +272,37 @@ def test_only_the_epsilon_of_the_norms_sets_the_models_apart(tiny_model: Any) ->
     assert difference(found, expected) > 1e-3
     norms = [module for module in unfolded.modules() if hasattr(module, "variance_epsilon")]
     assert len(norms) == 2 * 5 + 1
+    deviation = difference(found, unfolded(TOKENS).logits)
+    variances = least_variances(unfolded, TOKENS)
+    assert len(variances) == 6
+    error = epsilon_error(norm_epsilon(unfolded), variances, plan, patches)
+    assert error == pytest.approx(8.0 * 1e-5 / 2.0 / min(variances))
+    # Such an export is refused, though epsilon is all that sets it apart.
+    assert folded_tolerance(torch.float32, error) == 1e-2 < deviation < 10 * error
     for norm in norms:
         norm.variance_epsilon *= 9.0
     assert difference(found, unfolded(TOKENS).logits) < 1e-5
+
+
+@torch.no_grad()
+def test_epsilon_counts_behind_folds_alone(tiny_model: Any) -> None:
+    """A token of zeros in front of the fold has no norm that differs."""
+    plan = plan_of(1, 3)
+    patches = PatchSet(
+        (GapPatch(1, 2, (scalar(2.0), rotation(1.5, seed=0))), GapPatch(3, 4, (scalar(0.5),)))
+    )
+    variances = [0.0, 4.0, 5.0, 6.0, 7.0]
+    # Boundaries of layers 0, 2, 4, 5 and of the final norm: scales 1, 3, 1.5, 1.5, 1.5.
+    assert epsilon_error(1e-3, variances, plan, patches) == pytest.approx(8.0 * 1e-3 / 2.0 / 4.0)
+    variances[1] = 1e6
+    error = epsilon_error(1e-3, variances, plan, patches)
+    assert error == pytest.approx(1.25 * 1e-3 / 2.0 / 5.0)
+    variances[1] = 0.0
+    assert epsilon_error(1e-3, variances, plan, patches) == np.inf
+    assert folded_tolerance(torch.float32, np.inf) == 1e-2
+    assert folded_tolerance(torch.float32, 0.0) == 1e-4
+    assert folded_tolerance(torch.float32, 1e-6) == pytest.approx(1.5e-4)
+    assert folded_tolerance(torch.bfloat16, 1e-3) == 0.25
 
 
 @torch.no_grad()
