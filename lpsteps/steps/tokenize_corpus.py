@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,9 @@ from lpsteps.models.tokenizer import load_tokenizer
 from lpsteps.program import StepRun, run_step
 from lpsteps.progress import elapsed
 from lpsteps.validation import validated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class CorpusSpec(Spec):
@@ -69,6 +72,36 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         raise LpstepsError(f"corpus {spec.corpus}, {spec.split}: {error}") from error
 
 
+def _text_column(column: pa.ChunkedArray, spec: CorpusSpec, folder: Path) -> pa.ChunkedArray:
+    """Return the text of all documents as Arrow holds it.
+
+    Raises:
+        LpstepsError: A row holds something else than text.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if is_text and column.null_count == 0:
+        return column
+    if len(column) == 0:
+        return column.cast(pa.string())
+    row = column.is_null().index(True).as_py() if is_text else 0
+    raise LpstepsError(
+        f"text: {spec.text}: row {row} of {folder}/{spec.dataset_split}.parquet is "
+        f"{column[row].as_py()!r}, not text; name another column, or remove the row"
+    )
+
+
+def _lengths(texts: pa.ChunkedArray) -> list[int]:
+    """Return the number of characters of each text."""
+    import pyarrow.compute
+
+    lengths: list[int] = pyarrow.compute.utf8_length(texts).to_pylist()
+    return lengths
+
+
 def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
     step.read_manifest(arguments.model)
     step.read_manifest(arguments.data)
@@ -79,28 +112,21 @@ def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
             raise LpstepsError(
                 f"{key}: {column}: no such column; {nearest(column, table.column_names)}"
             )
-    texts: list[str] = table[spec.text].to_pylist()
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise LpstepsError(
-                f"text: {spec.text}: row {row} of {arguments.data.parent}/"
-                f"{spec.dataset_split}.parquet is {text!r}, not text; name another column, or "
-                "remove the row"
-            )
+    texts = _text_column(table[spec.text], spec, arguments.data.parent)
     numbers = [str(row) for row in range(len(texts))]
     groups = numbers if spec.group is None else table[spec.group].to_pylist()
     rows: Sequence[int] = range(len(texts))
     match spec.division, spec.sampling:
         case "shuffled", _:
-            lengths = list(map(len, texts))
+            lengths = _lengths(texts)
             rows = partition_rows(groups, lengths, spec.partitions, spec.seed, spec.split)
         case "in_order", "random":
             rows = rows[partition_span(len(rows), spec.partitions, spec.split)]
-    texts, names = [texts[row] for row in rows], [numbers[row] for row in rows]
+    names = [numbers[row] for row in rows]
     tokenizer = load_tokenizer(arguments.model.parent)
 
     def stream() -> tuple[TokenStream, JoinedText]:
-        joined = join_documents(texts, names, spec.separator)
+        joined = join_documents([texts[row].as_py() for row in rows], names, spec.separator)
         with elapsed(f"tokenising {spec.corpus}"):
             tokens = tokenize(tokenizer, joined.text, spec.add_bos)
         if spec.division == "in_order":
@@ -116,7 +142,8 @@ def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
             windows = random_offset_windows(*stream(), spec.length, count, spec.seed)
         case "random", int(count):
             windows = random_windows(
-                lambda row: tokenize(tokenizer, texts[row], spec.add_bos).ids,
+                # Few documents are drawn: the others are never made into Python's strings.
+                lambda place: tokenize(tokenizer, texts[rows[place]].as_py(), spec.add_bos).ids,
                 names,
                 spec.length,
                 count,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +208,40 @@ def test_the_tokenizer_runs_code_where_the_manifest_trusts_it(
     finally:
         write_json(manifest, content)
     assert asked == [True, False]
+
+
+def test_random_windows_make_strings_of_the_drawn_documents_alone(
+    root: Path, tmp_path: Path
+) -> None:
+    """A shard of C4 has hundreds of thousands of documents, of which a few hundred are drawn."""
+    folder = tmp_path / "many"
+    shutil.copytree(root, folder)
+    text = pa.array([f"{number} the cat and the dog " * 1000 for number in range(2000)])
+    write_parquet(folder / "data/validation.parquet", pa.table({"text": text}))
+    write_json(
+        folder / "data/manifest.json", file_manifest(folder / "data", ["validation.parquet"])
+    )
+    tracemalloc.start()
+    try:
+        output = tmp_path / "windows.parquet"
+        random_ones = {"sampling": "random", "count": 3, "partitions": {"test": 1.0}}
+        assert _run(folder, output, **random_ones) == 0
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < text.nbytes / 2
+
+
+def test_text_in_a_dictionary_is_text(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoded"
+    shutil.copytree(root, folder)
+    path = folder / "data/validation.parquet"
+    table = pq.read_table(path)
+    write_parquet(
+        path, table.set_column(1, "text", table["text"].combine_chunks().dictionary_encode())
+    )
+    write_json(folder / "data/manifest.json", file_manifest(path.parent, [path.name]))
+    outputs = [tmp_path / name for name in ("a.parquet", "b.parquet")]
+    assert _run(root, outputs[0]) == _run(folder, outputs[1]) == 0
+    first, second = (pq.read_table(output)["token_ids"].to_pylist() for output in outputs)
+    assert first == second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,26 @@ def test_the_paper_calibrates_on_long_windows_of_its_own_text():
     ):
         config = configuration.load_config(paper | changes, ["config/paper.yaml"])
         assert jobs.build_tables_spec(config)["printed_calibration"] is expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "message"),
+    [
+        ("copa", {"archive": None}, r"datasets\.copa\.splits: .*: inside no archive; name it as"),
+        ("copa", {"hub": {"format": "jsonl"}}, r"datasets\.copa\.hub\.format: jsonl: is that of"),
+        ("c4", {"hub": {"config": "en"}}, r"datasets\.c4\.hub\.config: en: is not read where"),
+    ],
+)
+def test_what_no_step_would_heed_of_a_dataset_is_refused(tmp_path, dataset, changes, message):
+    def edit(content):
+        entry = content["datasets"][dataset]
+        hub = changes.get("hub", {})
+        entry.update(changes, hub={**entry["hub"], **hub})
+
+    payload = edited_definitions(tmp_path, "config/data.yaml", edit)
+    with pytest.raises(LpstepsError, match=message) as caught:
+        configuration.load_config(payload, ["config/config.yaml"])
+    assert "\n" not in str(caught.value)
 
 
 def test_settings_of_the_command_line_are_told_apart_from_those_of_the_files():
@@ -670,16 +691,60 @@ def test_memory_of_a_ranking(profile):
     """Weights and gradients in float32, activations, two float64 matrices for a repaired layer."""
     config = configuration.load_config(profile, ["config/config.yaml"])
     model = config.definitions.models["smollm2-135m"]
-    assert jobs.rank_layers_mb(config, "smollm2-135m", "shortgpt") == 1000
-    sleb = jobs.rank_layers_mb(config, "smollm2-135m", "sleb")
+
+    def rank_layers_mb(selection: str) -> int:
+        return jobs.rank_layers_mb(config, "smollm2-135m", "wikipedia", selection)
+
+    # 32 windows, 31 boundaries.
+    read = int(6 * 32 * 31 * 576 * 8e-6)
+    assert rank_layers_mb("shortgpt") == 1000 + read
+    sleb = rank_layers_mb("sleb")
     assert 0 <= sleb - (2500 + 2 * 4e-6 * model.parameters) + 2 <= 2
     # Ten windows of 128 tokens.
-    more = jobs.rank_layers_mb(config, "smollm2-135m", "taylor") - sleb
+    more = rank_layers_mb("taylor") - sleb
     assert more == int(1280 * 30 * 576 * 16 * 4e-6)
     matrices = 30 * 2 * 8e-6 * 576**2
-    for selection in ("repair-aware", "repair-aware-layers"):
-        more = jobs.rank_layers_mb(config, "smollm2-135m", selection) - sleb
-        assert more == int(matrices)
+    for selection, statistics in (("repair-aware", read), ("repair-aware-layers", 0)):
+        assert rank_layers_mb(selection) - sleb == int(matrices) + statistics
+
+
+def test_what_reads_statistics_asks_for_their_memory():
+    """Of the widest model, and of as many windows as the paper tries."""
+    config = configuration.read_config(Path("config/paper.yaml"))
+    for model, calibration, windows in (
+        ("llama-2-13b", "wikitext2", 128),
+        ("llama-2-7b", "wikitext2-512", 512),
+    ):
+        entry = config.definitions.models[model]
+        held = 5e-6 * windows * (entry.n_layers + 1) * entry.hidden_size * 8
+        assert held > 1000
+        more = jobs.rank_layers_mb(config, model, calibration, "shortgpt") - 1000
+        assert held < more < 1.5 * held
+        more = jobs.build_patch_mb(config, model, calibration, 5, "linearpatch") - 1000
+        assert held < more < 1.5 * held
+    assert jobs.build_tables_mb(config) - 1500 == max(
+        jobs.statistics_mb(config, model, "wikitext2")
+        for figure in ("figure1", "figure4")
+        for model in config.profile.figures[figure]
+    )
+    none = config.model_copy(update={"profile": config.profile.model_copy(update={"figures": {}})})
+    assert jobs.build_tables_mb(none) == 1500
+
+
+def test_tokenising_asks_for_the_memory_of_the_text(tmp_path, monkeypatch):
+    config = configuration.read_config(Path("config/paper.yaml"))
+    monkeypatch.chdir(tmp_path)
+    names = ("wikitext2-train", "c4-train")
+    assert [jobs.tokenize_corpus_mb(config, name) for name in names] == [1500, 1500]
+    for name in names:
+        manifest = Path(jobs.corpora_manifest(config, name))
+        manifest.parent.mkdir(parents=True)
+        files = {"train.parquet": {"sha256": "a" * 64, "bytes": 10_000_000}}
+        manifest.write_text(json.dumps({"files": files}))
+    # Random documents are tokenised one by one, joined ones in one piece.
+    assert [jobs.tokenize_corpus_mb(config, name) for name in names] == [6900, 1560]
+    manifest.write_text("{")
+    assert jobs.tokenize_corpus_mb(config, "c4-train") == 1500
 
 
 def test_memory_to_choose_a_dtype_grows_with_the_model(profile):

@@ -269,7 +269,9 @@ def test_a_job_asks_for_the_memory_of_the_largest_regression(
     monkeypatch.chdir(Path(__file__).parents[2])
     config = load_config(yaml.safe_load(Path("config/beyond.yaml").read_text()), ["beyond.yaml"])
     hidden, intermediate = {"smollm2-135m": (576, 1536), "llama-2-13b": (5120, 13824)}[size]
-    more = jobs.build_patch_mb(config, size, 5, "branch-refit") - 2 * jobs.memory_mb(config, size)
+    more = jobs.build_patch_mb(config, size, "wikipedia", 5, "branch-refit") - 2 * jobs.memory_mb(
+        config, size
+    )
     gram = 8 * (hidden + intermediate) ** 2 / 1e6
     # The intermediate size is not in the config, only a bound of it.
     assert 1.2 * gram < more < 4 * gram

@@ -46,8 +46,7 @@ rule extend_windows:
     cache: SHARED
     threads: ALL_CORES
     resources:
-        # The keys and values of the windows that are written side by side lie beside the model.
-        **model_job(lambda wildcards: 4500 + jobs.memory_mb(CONFIG, wildcards.model)),
+        **model_job(lambda wildcards: jobs.extend_windows_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.extend_windows_spec(CONFIG, wildcards.calibration),
         code=code("lpsteps.steps.extend_windows"),
@@ -113,7 +112,7 @@ rule measure_token_scales:
     cache: SHARED
     threads: ALL_CORES
     resources:
-        **model_job(lambda wildcards: 1000 + jobs.memory_mb(CONFIG, wildcards.model)),
+        **model_job(lambda wildcards: jobs.token_scales_mb(CONFIG, wildcards.model)),
     params:
         spec=lambda wildcards: jobs.measure_token_scales_spec(
             CONFIG, wildcards.calibration

@@ -77,7 +77,11 @@ rule build_patch:
     resources:
         **model_job(
             lambda wildcards: jobs.build_patch_mb(
-                CONFIG, wildcards.model, int(wildcards.n), wildcards.recovery
+                CONFIG,
+                wildcards.model,
+                wildcards.calibration,
+                int(wildcards.n),
+                wildcards.recovery,
             ),
             runs_model=lambda wildcards: "model"
             in jobs.recovery_needs(CONFIG, wildcards.recovery),

@@ -57,7 +57,8 @@ rule build_tables:
     benchmark:
         "results/runtime/build_tables/tables.tsv"
     resources:
-        **SHORT_JOB,
+        mem_mb=job_resources.per_attempt(lambda wildcards: jobs.build_tables_mb(CONFIG)),
+        runtime=SHORT_JOB["runtime"],
     params:
         code=code("lpsteps.steps.build_tables"),
         env=ENVIRONMENT,

@@ -147,7 +147,10 @@ rule tokenize_corpus:
     benchmark:
         "results/runtime/tokenize_corpus/{model}.{corpus}.{split}.tsv"
     resources:
-        **SHORT_JOB,
+        mem_mb=job_resources.per_attempt(
+            lambda wildcards: jobs.tokenize_corpus_mb(CONFIG, wildcards.corpus)
+        ),
+        runtime=SHORT_JOB["runtime"],
     params:
         spec=lambda wildcards: jobs.tokenize_corpus_spec(
             CONFIG, wildcards.model, wildcards.corpus, wildcards.split

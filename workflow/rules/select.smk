@@ -25,7 +25,7 @@ rule rank_layers:
     resources:
         **model_job(
             lambda wildcards: jobs.rank_layers_mb(
-                CONFIG, wildcards.model, wildcards.selection
+                CONFIG, wildcards.model, wildcards.calibration, wildcards.selection
             ),
             runs_model=lambda wildcards: "model"
             in jobs.selection_needs(CONFIG, wildcards.selection),
