@@ -7,6 +7,7 @@ from typing import Any
 
 from lpsteps.config.definitions import (
     ArchiveSource,
+    Dataset,
     Definitions,
     DistilledRecovery,
     MethodRecovery,
@@ -68,6 +69,30 @@ def _check_distillations(definitions: Definitions) -> None:
         require(f"{where}: start", "recovery", recovery.start, methods)
 
 
+def _check_dataset(definitions: Definitions, name: str, dataset: Dataset) -> None:
+    """Check that a dataset states nothing that no step would heed."""
+    where = definitions.place("datasets", name)
+    if dataset.archive is not None:
+        require(where, "archive", dataset.archive, definitions.archives)
+    elif dataset.splits:
+        raise LpstepsError(
+            f"{where}.splits: {', '.join(dataset.splits)}: inside no archive; name it as `archive`"
+        )
+    hub = dataset.hub
+    if hub is None:
+        return
+    if hub.format is not None and hub.files is None:
+        raise LpstepsError(
+            f"{where}.hub.format: {hub.format}: is that of `files`, which are not named; name "
+            "them, or leave it out"
+        )
+    if hub.config is not None and hub.files is not None:
+        raise LpstepsError(
+            f"{where}.hub.config: {hub.config}: is not read where `files` name what is; leave out "
+            "one of them"
+        )
+
+
 def _check_training_texts(definitions: Definitions) -> None:
     for name, text in definitions.training_texts.items():
         where = definitions.place("training_texts", name)
@@ -117,9 +142,7 @@ def check_definitions(definitions: Definitions) -> None:
             where = definitions.place("models", name)
             require(f"{where}.source", "archive", model.source.archive, definitions.archives)
     for name, dataset in definitions.datasets.items():
-        if dataset.archive is not None:
-            where = definitions.place("datasets", name)
-            require(where, "archive", dataset.archive, definitions.archives)
+        _check_dataset(definitions, name, dataset)
     for name, corpus in definitions.corpora.items():
         where = definitions.place("corpora", name)
         require(where, "dataset", corpus.dataset, definitions.datasets)
