@@ -33,7 +33,12 @@ def sweep_view(
     for panel in table["figure"]["panels"]:
         column = columns[panel["y"]]
         lines = {
-            section["n"]: {row["id"]: cells[row["cells"][column]] for row in section["rows"]}
+            section["n"]: {
+                row["id"]: cells[name]
+                for row in section["rows"]
+                # A printed row that none of ours matches has gaps where the paper prints nothing.
+                if (name := row["cells"][column]) is not None
+            }
             for section in sorted(measured, key=lambda section: int(section["n"]))
         }
         drawn = {

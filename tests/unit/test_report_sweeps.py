@@ -17,7 +17,9 @@ from lpsteps.validation import validated
 ALPHAS = {"low": 0.5, "one": 1.0, "high": 2.0}
 
 
-def a_view(values: dict[int, dict[str, float | None]], higher: bool = False) -> FigureView:
+def a_view(
+    values: dict[int, dict[str, float | None]], higher: bool = False, printed: bool = False
+) -> FigureView:
     table = {
         "id": "t",
         "columns": [
@@ -57,6 +59,11 @@ def a_view(values: dict[int, dict[str, float | None]], higher: bool = False) -> 
         }
         for n, rows in values.items()
     ]
+    if printed:
+        name = "t/m/n5/theirs/unscored"
+        cells[name] = {"id": name, "status": "published", "value": 1.0, "text": "1.0"}
+        rows = next(section["rows"] for section in sections if section["n"] == 5)
+        rows.append({"id": "theirs", "cells": [name, None]})
     dense = {"model": "m", "n": 0, "n_layers": 9, "kind": "measured", "rows": []}
     return sweep_view(table, [dense, *sections], cells)
 
@@ -107,6 +114,10 @@ def test_numbers_and_words() -> None:
         "Perplexity with 5 layers removed: best at alpha 1, 20."
     )
     assert "best at alpha 1, 12." in a_view(VALUES, higher=True).caption
+
+
+def test_a_printed_row_without_a_number_there_is_left_out() -> None:
+    assert a_view(VALUES, printed=True) == a_view(VALUES)
 
 
 def test_without_numbers_it_says_so() -> None:
