@@ -47,7 +47,8 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
         the files of ``lineage``, or path and SHA-256 of a file that has no lineage; that of a score
         leads into ``settings``. ``figures``: by figure, every drawn number as CSV. ``lineage``: the
         files behind the numbers, see :func:`lpsteps.report.chains.lineage_chains`.
-        ``profile_option``: how a command names the profile.
+        ``dense``: the row of the dense model, by table and model. ``profile_option``: how a
+        command names the profile.
     """
     texts, models, sources, variants, settings = (Numbered() for _ in range(5))
     rows: list[dict[str, Any]] = []
@@ -139,6 +140,12 @@ def panel_data(payload: Mapping[str, Any]) -> dict[str, Any]:
             figure["id"]: figure_csv(payload, figure["id"]) for figure in payload["figures"]
         },
         "lineage": lineage,
+        "dense": {
+            f"{table['id']}/{section['model']}": section["rows"][0]["id"]
+            for table in payload["tables"]
+            for section in table["sections"]
+            if section["n"] == 0 and section["rows"]
+        },
         "profile_option": profile_option(payload["run"]["profile"], payload["run"]["overrides"]),
     }
 

@@ -36,7 +36,7 @@ const cellOf = (id) => {
     id,
     table,
     level: Number(level.slice(1)),
-    denseId: `${table}/${model}/n0/dense/${name}`,
+    denseId: `${table}/${model}/n0/${stored.dense[`${table}/${model}`]}/${name}`,
     rowLabel: row.label,
     rowGroup: row.group,
     modelTitle: stored.models[row.model],

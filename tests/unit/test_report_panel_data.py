@@ -163,3 +163,16 @@ def test_titles_that_repeat_name_their_group() -> None:
 )
 def test_a_difference_in_words(difference: Any, stderr: Any, expected: Any) -> None:
     assert difference_text({"difference": difference, "difference_stderr": stderr}) == expected
+
+
+def test_the_row_of_the_dense_model_need_not_be_called_so(payload: Any) -> None:
+    data = panel_data(payload)
+    keys = {row["key"] for row in data["rows"]}
+    assert data["dense"]["table02/smollm2-135m"] == "dense"
+    assert all(f"{place}/n0/{row}" in keys for place, row in data["dense"].items())
+    renamed = json.loads(json.dumps(payload).replace("/n0/dense/", "/n0/whole/"))
+    for table in renamed["tables"]:
+        for section in table["sections"]:
+            for row in section["rows"]:
+                row["id"] = "whole" if row["id"] == "dense" else row["id"]
+    assert panel_data(renamed)["dense"]["table02/smollm2-135m"] == "whole"
