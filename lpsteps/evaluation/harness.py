@@ -33,7 +33,7 @@ from lm_eval.tasks import TaskManager
 
 from lpsteps.artifacts import read_parquet, sha256_bytes
 from lpsteps.errors import LpstepsError, nearest
-from lpsteps.evaluation.scoring import Request, score_requests
+from lpsteps.evaluation.scoring import Request, RequestError, score_requests
 from lpsteps.machine_faults import raise_machine_fault
 
 if TYPE_CHECKING:
@@ -81,6 +81,20 @@ class HarnessScore:
     settings: dict[str, Any]
 
 
+class DocumentError(LpstepsError):
+    """A document of which an answer cannot be scored.
+
+    Attributes:
+        task: The harness's task.
+        document: Number of the document in it.
+    """
+
+    def __init__(self, task: str, document: int, problem: str) -> None:
+        """Say what is wrong with a document."""
+        super().__init__(problem)
+        self.task, self.document = task, document
+
+
 class PackedModel(HFLM):  # type: ignore[misc]
     """A loaded model for the harness, scoring with shared prefixes."""
 
@@ -118,7 +132,11 @@ class PackedModel(HFLM):  # type: ignore[misc]
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
         """Score (context, continuation) texts; quiet, since the scorer shows its own progress."""
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        try:
+            answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        except RequestError as error:
+            asked = requests[error.index]
+            raise DocumentError(asked.task_name, asked.doc_id, str(error)) from error
         return answers
 
     def _loglikelihood_tokens(
@@ -385,15 +403,18 @@ def score_benchmark(
         seed: Chooses the examples.
 
     Raises:
-        LpstepsError: Task, data or metric do not fit together.
+        LpstepsError: Task, data or metric do not fit together, or an answer cannot be scored.
     """
     tasks = load_tasks(benchmark, data, limit=limit, fewshot=fewshot)
     for name, local in tasks.items():
         local.task.set_fewshot_seed(seed=seed)
         _check_documents(local, name, data)
-    results = evaluate(
-        model, {"tasks": {name: local.task for name, local in tasks.items()}}, bootstrap_iters=0
-    )
+    asked = {"tasks": {name: local.task for name, local in tasks.items()}}
+    try:
+        results = evaluate(model, asked, bootstrap_iters=0)
+    except DocumentError as error:
+        row = tasks[error.task].rows[error.document]
+        raise LpstepsError(f"{data}: row {row} of {error.task}: {error}") from error
     sample_of = {
         tasks[name].rows[sample["doc_id"]]: sample
         for name, samples in results["samples"].items()

@@ -43,6 +43,19 @@ class Request(NamedTuple):
     continuation: tuple[int, ...]
 
 
+class RequestError(LpstepsError):
+    """A request that cannot be scored.
+
+    Attributes:
+        index: Its place among the requests.
+    """
+
+    def __init__(self, index: int, problem: str) -> None:
+        """Say what is wrong with a request."""
+        super().__init__(problem)
+        self.index = index
+
+
 class Answer(NamedTuple):
     """Sum of the natural-log probabilities, and whether greedy decoding gives the continuation."""
 
@@ -229,14 +242,15 @@ def score_requests(
         One answer per request, in order.
 
     Raises:
-        ValueError: An empty context or continuation, or a continuation above `max_length`.
+        RequestError: An empty context or continuation, or a continuation above `max_length`.
         LpstepsError: A log-probability is not finite: the harness would take it for the best one.
     """
-    for context, continuation in requests:
+    for index, (context, continuation) in enumerate(requests):
         if not context or not 0 < len(continuation) <= max_length:
-            raise ValueError(
-                f"a request of {len(context)} + {len(continuation)} tokens: both parts must have "
-                f"some, the second at most {max_length}"
+            raise RequestError(
+                index,
+                f"{len(context)} tokens of a context and {len(continuation)} of an answer: both "
+                f"must have some, the answer at most {max_length}; the tokenizer may merge them",
             )
     if not requests:
         return []

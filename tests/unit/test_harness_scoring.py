@@ -18,6 +18,7 @@ from lpsteps.errors import LpstepsError
 from lpsteps.evaluation.scoring import (
     Answer,
     Request,
+    RequestError,
     build_batches,
     build_packs,
     score_requests,
@@ -112,8 +113,10 @@ def test_too_long_requests_lose_their_beginning(tiny_llama: Any) -> None:
     "request_", [Request((), (1,)), Request((1,), ()), Request((1,), (2,) * 9)]
 )
 def test_requests_that_cannot_be_scored_are_refused(tiny_llama: Any, request_: Request) -> None:
-    with pytest.raises(ValueError, match="tokens: both parts"):
-        score_requests(tiny_llama, [request_], max_length=8, batch_tokens=64)
+    fine = Request((1,), (2,))
+    with pytest.raises(RequestError, match="both must have some, the answer at most 8") as caught:
+        score_requests(tiny_llama, [fine, request_], max_length=8, batch_tokens=64)
+    assert caught.value.index == 1 and isinstance(caught.value, LpstepsError)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -272,3 +272,17 @@ def test_a_fault_of_this_machine_is_not_put_on_the_data(
     monkeypatch.setattr(f"lm_eval.{owner}.doc_to_text", fail)
     with pytest.raises(MemoryError):
         harness._check_documents(local, "copa", data)
+
+
+def test_an_answer_that_cannot_be_scored_is_told_with_its_row(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{**document} for document in DOCUMENTS["piqa"]]
+    rows[3]["sol2"] = "use a key " * 300
+    data = tmp_path / "piqa.parquet"
+    write_parquet(data, pa.Table.from_pylist(rows))
+    packed = PackedModel(model, tokenizer, add_bos=False, batch_tokens=128)
+    with pytest.raises(LpstepsError) as caught:
+        score_benchmark(packed, settings("piqa"), data, limit=3)
+    assert str(caught.value).startswith(f"{data}: row 3 of piqa: ")
+    assert "the answer at most 256" in str(caught.value)
