@@ -73,7 +73,7 @@ def tokenize_corpus_mb(config: Config, corpus: str) -> int:
     entry = config.definitions.corpora[corpus]
     manifest = Path(corpora_manifest(config, corpus))
     try:
-        size = read_json(manifest)["files"][f"{entry.split}.parquet"]["bytes"]
+        size: int = read_json(manifest)["files"][f"{entry.split}.parquet"]["bytes"]
     except (LpstepsError, KeyError, TypeError):
         size = 0
     text = TEXT_PER_FILE_BYTE * size
