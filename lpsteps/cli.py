@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Prune layers of a language model, repair the cut, audit every number.",
+    help="Ask about, verify and take away what `snakemake` has built here; README.md has the start.",
 )
 
 
@@ -194,7 +194,7 @@ def _profile_of_page() -> tuple[list[Path], dict[str, Any]]:
 
 @app.command("export")
 def export_variant(
-    model: Annotated[str, typer.Option(help="Entry of `models`")],
+    model: Annotated[str, typer.Option(help="Name of the model in config/models.yaml")],
     variant: Annotated[
         str,
         typer.Option(help="As in the results: dense, or SELECTION/nN/RECOVERY, or WIDTH/nN"),
@@ -202,7 +202,10 @@ def export_variant(
     to: Annotated[Path, typer.Option(help="The folder to make")],
     force: Annotated[
         bool,
-        typer.Option("--force", help="Replace an export that is there, and all in the repository"),
+        typer.Option(
+            "--force",
+            help="Replace an earlier export, and all files in the repository of --push-to-hub",
+        ),
     ] = False,
     push_to_hub: Annotated[
         str | None,
@@ -218,7 +221,7 @@ def export_variant(
             show_default=False,
         ),
     ] = None,
-    cores: Annotated[str, typer.Option(help="As for snakemake")] = "all",
+    cores: Annotated[str, typer.Option(help="Cores for snakemake: a number, or all")] = "all",
 ) -> None:
     """Write a pruned model as a checkpoint that other programs load; runs what is missing."""
     from lpsteps.config import read_config
