@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Ask about, verify and take away what `snakemake` has built here; README.md has the start.",
+    help="Ask about, verify and take away what `snakemake` has built; start with README.md.",
 )
 
 
