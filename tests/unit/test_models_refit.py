@@ -23,7 +23,7 @@ from lpsteps.inputs import ModelInput
 from lpsteps.models.layers import branch_outputs, decoder_of
 from lpsteps.models.refit import Refit, RefitSettings, _NormalEquations, refit
 from lpsteps.models.surgery import apply_plan
-from lpsteps.patches import GapPatch, Operation, PatchSet
+from lpsteps.patches import GapPatch, Operation, PatchSet, read_patches, write_patches
 from lpsteps.plan import Plan
 from lpsteps.recovery import branch_refit
 from lpsteps.recovery.base import RecoveryContext
@@ -45,17 +45,19 @@ def _patch_set(plan: Plan, done: Refit) -> PatchSet:
     )
 
 
-def _boundary_rows(model: Any, windows: Rows, boundary: int) -> Rows:
-    """Rows that the module behind a boundary reads, before any patch of its own."""
+def _boundary_rows(model: Any, windows: Rows, boundary: int, *, patched: bool = False) -> Rows:
+    """Rows that the module behind a boundary reads, before or behind a patch of its own."""
     decoder = decoder_of(model)
     found: list[Rows] = []
 
     def keep(_: Any, positional: Any, named: Any) -> None:
         hidden = positional[0] if positional else named["hidden_states"]
+        if hidden.dtype == torch.bfloat16:  # which numpy lacks
+            hidden = hidden.float()
         found.append(hidden.reshape(-1, C).numpy().copy())
 
     entrance = [*decoder.layers, decoder.norm][boundary]
-    handle = entrance.register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
+    handle = entrance.register_forward_pre_hook(keep, with_kwargs=True, prepend=not patched)
     with torch.no_grad():
         model(torch.from_numpy(windows))
     handle.remove()
@@ -184,9 +186,22 @@ def test_massive_tokens_count_for_the_patch_only(tiny_model: Any) -> None:
     np.testing.assert_allclose(found.patches[0], expected.patches[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "opt", "phi3", "qwen2", "qwen3"])
-def test_families_with_plain_branches(tiny_model: Any, family: str) -> None:
-    model = tiny_model(family).double()
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("gpt_neox", {"use_parallel_residual": True}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("opt", {}),
+        ("phi3", {}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+    ],
+    ids=["gpt_neox", "gpt_neox in turn", "opt", "phi3", "qwen2", "qwen3"],
+)
+def test_families_with_plain_branches(
+    tiny_model: Any, family: str, options: dict[str, Any]
+) -> None:
+    model = tiny_model(family, **options).double()
     plan = Plan.removing(6, (2, 3))
     found = refit(model, _windows(), plan, RefitSettings(RIDGE, PATCH_RIDGE))
     expected = _reference(model, _windows(), plan, in_front=True)
@@ -244,6 +259,56 @@ def test_method_stores_one_matrix_per_gap(
         "layers.5.self_attn.o_proj.weight",
     ]
     assert patches.audit["gaps.0.relative_errors"].shape == (2, 2)
+
+
+def _relative_errors(dense: Rows, repaired: Rows) -> list[float]:
+    """Squared distance relative to the square of the dense rows, ordinary and massive ones."""
+    return [
+        float(((repaired - dense)[tokens] ** 2).sum() / (dense[tokens] ** 2).sum())
+        for tokens in (_ordinary(dense), ~_ordinary(dense))
+    ]
+
+
+def test_a_stored_result_in_bfloat16_has_the_errors_of_its_audit(
+    tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the files, applied as for a score: weights in bfloat16 and patches in float32."""
+
+    def dense_model() -> Any:
+        model = tiny_model()
+        model.get_input_embeddings().weight[7] *= 300.0
+        return model.to(torch.bfloat16)
+
+    windows = _windows()
+    windows[:, 0] = 7
+    plan = Plan.removing(6, (1, 3))
+    monkeypatch.setattr(ModelInput, "load", lambda _: dense_model())
+    source = ModelInput(tmp_path, tmp_path / "compute.json", windows)
+    built = branch_refit.build(
+        RecoveryContext(plan, C, model=source),
+        # As many windows per pass as the reference runs, for the same rounding.
+        branch_refit.Params(ridge=RIDGE, patch_ridge=PATCH_RIDGE, batch=len(windows)),
+    )
+    tensors, manifest = tmp_path / "patch.safetensors", tmp_path / "patch.manifest.json"
+    write_patches(tensors, manifest, built, recovery="branch-refit")
+    patches = read_patches(manifest)
+    # Boundaries of the dense and of the pruned model that belong together.
+    places = {"gaps.0": (2, 1), "gaps.1": (4, 2), "layers.4": (5, 3), "layers.5": (6, 4)}
+    assert {name.removesuffix(".relative_errors") for name in patches.audit} == set(places)
+
+    repaired = dense_model()
+    apply_plan(repaired, plan, patches)
+    assert repaired.dtype == torch.bfloat16
+    for place, boundaries in places.items():
+        streams = [
+            _boundary_rows(model, windows, boundary, patched=True).astype(np.float64)
+            for model, boundary in zip((dense_model(), repaired), boundaries, strict=True)
+        ]
+        errors = _relative_errors(*streams)
+        before, after = patches.audit[f"{place}.relative_errors"]
+        np.testing.assert_allclose(errors, after, rtol=2e-2, err_msg=place)
+        # More than the tolerance away from what the refit changed.
+        assert errors[0] < 0.9 * before[0], place
 
 
 def test_equations_are_solved_without_another_matrix_of_their_size() -> None:
