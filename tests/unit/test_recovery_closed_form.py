@@ -420,6 +420,36 @@ def test_sequential_statistics_read_the_repaired_model(
     np.testing.assert_array_equal(read_stream(model, windows).rows(end), after)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_sequential_statistics_of_other_families(
+    tiny_model: Callable[..., Any], windows: Rows, family: str
+) -> None:
+    """Norms of queries and keys; layers that differ in kind, with norms behind their branches."""
+    model = tiny_model(family, layers=N_LAYERS)
+    plan = Plan.removing(N_LAYERS, (0, 2))
+    context = RecoveryContext(plan, HIDDEN_SIZE, model=Loaded(model, windows))  # type: ignore[arg-type]
+    params = least_squares.Params(relative_ridge=1e-4, statistics="sequential")
+    patches = least_squares.build(context, params)
+    dense = read_stream(model, windows)
+    for index, (start, end) in enumerate(plan.gaps):
+        earlier = Plan.removing(N_LAYERS, [layer for layer in plan.layers if layer < start])
+        before = entering(model, earlier, PatchSet(patches.gaps[:index]), windows, start)
+        after = dense.rows(end)
+        ridge = 1e-4 * squares(before) / HIDDEN_SIZE
+        expected = np.eye(HIDDEN_SIZE) + fitted(before, after - before, ridge)
+        np.testing.assert_allclose(patches.gaps[index].operations[0].weight, expected, atol=1e-4)
+    original = gap_moments(model, windows, plan.gaps)
+    unaware = least_squares.build(
+        RecoveryContext(plan, HIDDEN_SIZE, moments=original),
+        least_squares.Params(relative_ridge=1e-4),
+    )
+    first, second = (
+        np.abs(found.operations[0].weight - other.operations[0].weight).max()
+        for found, other in zip(patches.gaps, unaware.gaps, strict=True)
+    )
+    assert first < 1e-4 < 1e-2 < second
+
+
 def test_sequential_statistics_leave_out_excluded_tokens(
     stream: Stream, model: Any, windows: Rows
 ) -> None:

@@ -27,7 +27,7 @@ def params(**more: int) -> llm_pruner.Params:
     return llm_pruner.Params(**TEXT, **more)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3"])
 def test_importances_equal_a_slow_reference(tiny_model: Callable[..., Any], family: str) -> None:
     model = tiny_model(family, layers=3)
     reference = copy.deepcopy(model).requires_grad_(True)
