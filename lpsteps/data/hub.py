@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,18 +84,18 @@ def hub_file(repo: str, revision: str, name: str) -> Path:
 def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
     """Download a model: configuration, safetensors and tokenizer files of the top folder.
 
+    What an earlier call has left in the folder is gone on with.
+
     Args:
         repo: Repository, ``owner/name``.
         revision: Full commit hash.
-        folder: An existing folder for the files.
+        folder: A folder for the files of this commit alone, which is kept when the Hub fails.
         with_code: Also fetch the Python files that some models bring along.
 
     Raises:
         LpstepsError: The Hub cannot be reached or refuses, delivers a file that is not that of the
             commit, or holds no safetensors weights.
     """
-    import shutil
-
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -114,17 +115,17 @@ def hub_model(repo: str, revision: str, folder: Path, with_code: bool) -> None:
     for name, digest in announced.items():
         path = folder / name
         if path.is_file() and digest != _digest(path, len(digest)):
+            path.unlink()
             raise LpstepsError(
                 f"{repo} at {revision[:12]}: {name}: is not the file that this commit has; run the "
                 f"same command again, or {_MODEL_REMEDY}"
             )
     if not any(folder.glob("*.safetensors")):
+        shutil.rmtree(folder)
         raise LpstepsError(
             f"{repo} at {revision[:12]}: no model*.safetensors there, and pickled weights could "
             f"run code when read; convert them and {_MODEL_REMEDY}"
         )
-    # What the download keeps to resume itself is no part of the model.
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
 def announced_digests(repo: str, revision: str) -> dict[str, str]:

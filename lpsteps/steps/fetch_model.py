@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,14 +69,21 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     folder = step.write_folder(arguments.manifest)
     origin: dict[str, Any]
     if isinstance(spec.source, HubModel):
-        hub_model(spec.source.repo, spec.source.revision, folder, spec.trust_remote_code)
+        with _download_folder(arguments.manifest.parent, spec.source) as download:
+            hub_model(spec.source.repo, spec.source.revision, download, spec.trust_remote_code)
+            with messages_about(spec.source.repo, download):
+                _check(download, spec)
+            # What the client keeps beside them to resume itself is no part of the model.
+            for path in [path for path in download.iterdir() if path.is_file()]:
+                if path.suffix != ".py" or spec.trust_remote_code:
+                    path.replace(folder / path.name)
+        step.afterwards(lambda: _remove_downloads(arguments.manifest.parent))
         origin = spec.source.model_dump()
     else:
         take_local_model(spec.source.path, folder, spec.trust_remote_code)
+        with messages_about(str(spec.source.path), folder):
+            _check(folder, spec)
         origin = {"kind": spec.source.kind}
-    source = spec.source.repo if isinstance(spec.source, HubModel) else str(spec.source.path)
-    with messages_about(source, folder):
-        _check(folder, spec)
     manifest = {
         "schema": 1,
         "source": origin,
@@ -84,6 +93,35 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     with elapsed("hashing the model"):
         files = file_manifest(folder, [path.name for path in folder.iterdir()])
     write_json(folder / "manifest.json", manifest | files)
+
+
+@contextmanager
+def _download_folder(target: Path, source: HubModel) -> Iterator[Path]:
+    """Give a folder beside the target which outlives a failed download, so that it can go on.
+
+    It is of one commit alone, and stays only with files of the model in it.
+    """
+    commit = f"{source.repo.replace('/', '--')}@{source.revision[:12]}"
+    folder = target.with_name(f"{_download_prefix(target)}{commit}")
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        # The client keeps whole files alone, and begins the others anew.
+        if not any(path.is_file() for path in folder.glob("*")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _download_prefix(target: Path) -> str:
+    # No name of a model has this sign, so that no name begins as that of another's folder.
+    return f".download-{target.name}@"
+
+
+def _remove_downloads(target: Path) -> None:
+    """Remove what is left of downloads of a model that is there, also of other commits."""
+    for path in target.parent.iterdir():
+        if path.name.startswith(_download_prefix(target)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check(folder: Path, spec: ModelSpec) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from faults.hub_faults import WEIGHTS_ALONE, fetch
 from tiny_tokenizer import train_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -19,6 +20,7 @@ from lpsteps.data import hub
 from lpsteps.steps import fetch_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+DOWNLOAD = ".download-tiny@owner--tiny@0123456789ab"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,56 @@ def test_a_file_of_another_commit_is_refused(
     assert _run(tmp_path, origin, expected) == 1
     output = capsys.readouterr().err
     assert f"owner/tiny at 0123456789ab: {name}: is not the file that this commit has" in output
-    assert list((tmp_path / "models").iterdir()) == []
+    # The other file is right: it need not be fetched again.
+    (download,) = (tmp_path / "models").iterdir()
+    kept = {"config.json", "model.safetensors"} - {name}
+    assert download.name == DOWNLOAD and {path.name for path in download.iterdir()} == kept
+
+
+@pytest.mark.usefixtures("announced")
+def test_a_download_that_failed_is_gone_on_with(
+    tmp_path: Path, source: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same commit alone, and never under the model's own name before it is whole."""
+    found: list[set[str]] = []
+
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        folder = settings["local_dir"]
+        found.append({path.name for path in folder.iterdir()})
+        if len(found) < 3:
+            shutil.copy(source / "config.json", folder)
+            raise OSError("peer closed connection")
+        shutil.copy(source / "model.safetensors", folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    for status, revision in ((1, REVISION), (1, "f" * 40), (0, REVISION)):
+        origin = {"kind": "hub", "repo": "owner/tiny", "revision": revision}
+        assert _run(tmp_path, origin, expected) == status
+        assert (tmp_path / "models/tiny").exists() == (status == 0)
+    assert found == [set(), set(), {"config.json"}]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+    manifest = verify_file_manifest(tmp_path / "models/tiny/manifest.json")
+    assert set(manifest["files"]) == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.usefixtures("announced")
+def test_a_model_of_another_size_is_not_fetched_again(
+    tmp_path: Path, source: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is what has to be corrected."""
+    found: list[set[str]] = []
+
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        folder = settings["local_dir"]
+        found.append({path.name for path in folder.iterdir()})
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(source / name, folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    assert _run(tmp_path, origin, expected | {"hidden_size": 64}) == 1
+    assert _run(tmp_path, origin, expected) == 0
+    assert found == [set(), {"config.json", "model.safetensors"}]
 
 
 @pytest.mark.usefixtures("announced")
@@ -188,6 +239,7 @@ def test_pickled_weights_of_the_hub_are_refused(
     origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
     assert _run(tmp_path, origin, expected) == 1
     assert "owner/tiny at 0123456789ab: no model*.safetensors there" in capsys.readouterr().err
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -219,3 +271,16 @@ def test_a_model_of_another_size_stops_the_step(
     assert _run(tmp_path, {"kind": "local", "path": str(source)}, wrong) == 1
     assert "hidden_size: 64: the model's files say 48" in capsys.readouterr().err
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_the_hubs_client_goes_on_with_the_files_that_are_whole(
+    tmp_path: Path, source: Path, expected: dict[str, int]
+) -> None:
+    spec, target = {"expected": expected}, tmp_path / "run"
+    run, _ = fetch(source, spec, target, "cuts weights off")
+    assert run.returncode == 1 and not (target / "models/tiny").exists()
+    run, log = fetch(source, spec, target, WEIGHTS_ALONE)
+    assert run.returncode == 0, run.stderr + log.read_text()
+    assert [path.name for path in (target / "models").iterdir()] == ["tiny"]
+    manifest = verify_file_manifest(target / "models/tiny/manifest.json")
+    assert not any(name.startswith(".") for name in manifest["files"])
