@@ -170,7 +170,7 @@ def test_a_manifest_that_contradicts_its_tensors_is_refused(
     [
         ("parameters", 1, "parameters: 1: but the tensors have 108"),
         ("foldable", True, "foldable: True: but the patches give False"),
-        ("restored", [2], "restored: 2: replacements must hold"),
+        ("restored", [2, 5], "restored: 2: replacements must hold"),
         ("replacements", ["layers.9.norm.weight"], "layers.9.norm.weight' is used but not"),
         ("schema", 1, "schema: 1"),
     ],
