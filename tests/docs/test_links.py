@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -12,6 +13,8 @@ import pytest
 import typer
 from guide import blocks
 from project import CHECKOUT
+
+from lpsteps import paths
 
 PAGES = sorted(
     str(path.relative_to(CHECKOUT))
@@ -88,11 +91,23 @@ def test_links_lead_somewhere(page: str):
             assert anchor in anchors(file), f"{page}: {target}: no such heading"
 
 
+def of_results() -> list[str]:
+    """The files and folders of the results tree, with wildcards as in the rules."""
+    folder = paths.lineage_folder("{model}", "{lineage}")
+    inside = {"folder": folder, "of_plan": folder, "manifest": paths.patch(folder)}
+    return [
+        function(**{name: inside.get(name, f"{{{name}}}") for name in signature.parameters})
+        for _, function in inspect.getmembers(paths, inspect.isfunction)
+        for signature in [inspect.signature(function)]
+    ]
+
+
 @cache
 def made_by_rules() -> list[re.Pattern[str]]:
     """Patterns of the files that the rules make, and of the folders that they are in."""
     text = "".join(path.read_text() for path in (CHECKOUT / "workflow/rules").glob("*.smk"))
     files = re.findall(r'"((?:results|resources|logs|reports)/[^"]+)"', text)
+    files += of_results()
     names = {str(path) for file in files for path in (Path(file), *Path(file).parents)}
     # A file of a variant lies in the folder of its lineage.
     wildcard = re.compile(r"\\{+\w+(?:\.\w+)?\\}+")
