@@ -195,7 +195,7 @@ def test_bridges_and_what_they_leave():
     def use(load: Callable[[], Model]) -> Any:
         model = load()
         bridges = list(fitted_bridges(model, WINDOWS, [(1, 3), (4, 5)], 1e-3, {}))
-        return bridged_errors(model, WINDOWS, bridges)
+        return bridged_errors(model, WINDOWS, bridges, {})
 
     expected, found = on_both(use)
     assert_same(found, expected)

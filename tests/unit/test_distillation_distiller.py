@@ -372,6 +372,7 @@ def test_features_take_no_layer_behind_the_last_gap(peaked_model: Factory) -> No
     def fail(*_: Any) -> None:
         raise AssertionError
 
+    distiller.fused_loss(windows(2))  # the first batch of a shape also tells how layers are called
     decoder_of(model).layers[4].register_forward_hook(fail)
     distiller.fused_loss(windows(2))
 

@@ -54,7 +54,8 @@ def test_a_row_that_keeps_a_layer_says_so_and_is_not_the_best(run: Run) -> None:
     assert before[f"{best}/share_closed"]["mark"] == "best"
     path = f"{variant_folder(SMALL, 'llm-streamline', 5, 'least-squares')}/patch.manifest.json"
     manifest = json.loads((run.folder / path).read_text())
-    layer = {"replacements.layers.12.w": {"shape": [example.MODELS[SMALL]["layer_parameters"]]}}
+    shape = [example.MODELS[SMALL]["layer_parameters"]]
+    layer = {"replacements.layers.12.w": {"shape": shape, "dtype": "float32", "sha256": "0" * 64}}
     write_json(
         run.folder / path,
         manifest
