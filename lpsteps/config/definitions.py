@@ -91,8 +91,8 @@ class Model(Section):
     )
     model_type: str | None = Field(
         default=None,
-        description="Family, as its config.json names it; null: what no repair can change in it is "
-        "found by the jobs, not before",
+        description="Family, as its config.json names it; null: a repair that the family cannot "
+        "take fails in its job, where its cell would otherwise say why it is empty",
     )
     source: Source = Field(description="Where the weights come from")
     licence: str = Field(

@@ -26,7 +26,6 @@ from lpsteps.jobs.memory import (
     overheads_mb,
     prune_width_mb,
     rank_layers_mb,
-    statistics_mb,
     token_scales_mb,
     tokenize_corpus_mb,
 )
@@ -141,7 +140,6 @@ __all__ = [
     "selection_counts",
     "selection_modules",
     "selection_needs",
-    "statistics_mb",
     "store_teacher_spec",
     "stored_targets",
     "suite_inputs",

@@ -114,21 +114,20 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     scored, facts = load_variant(step, arguments)
     tokens = sample_tokens(scored.config.vocab_size, settings.seed)
     expected, device, dtype = logits_on(scored, tokens), scored.device, scored.dtype
-    variances = least_variances(scored, tokens)
+    pruning, tolerance = _pruning(arguments), EXACT_TOLERANCE
+    if pruning.folds(scored.config.model_type) and pruning.plan and pruning.patches:
+        variances = least_variances(scored, tokens)
+        error = epsilon_error(norm_epsilon(scored), variances, pruning.plan, pruning.patches)
+        tolerance = folded_tolerance(dtype, error)
     # One copy of the weights at a time.
     del scored
 
-    pruning = _pruning(arguments)
     sources = [arguments.model, arguments.plan, arguments.patch_manifest, arguments.width_manifest]
     lineage = _verified_lineage(sources, [*scores, *dense_scores])
     manifest = step.read_manifest(arguments.model)
     source = arguments.model.parent
     model = load_model(source, dtype, device=torch.device("cpu"))
     n_layers = len(decoder_of(model).layers)
-    tolerance = EXACT_TOLERANCE
-    if pruning.folds(model.config.model_type) and pruning.plan and pruning.patches:
-        error = epsilon_error(norm_epsilon(model), variances, pruning.plan, pruning.patches)
-        tolerance = folded_tolerance(dtype, error)
     template = step.read(arguments.modeling).read_text("utf-8") if arguments.modeling else None
     with elapsed("writing the checkpoint"):
         form = write_checkpoint(model, pruning, folder, template)

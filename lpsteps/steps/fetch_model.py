@@ -73,26 +73,32 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             hub_model(spec.source.repo, spec.source.revision, download, spec.trust_remote_code)
             with messages_about(spec.source.repo, download):
                 _check(download, spec)
-            # What the client keeps beside them to resume itself is no part of the model.
-            for path in [path for path in download.iterdir() if path.is_file()]:
-                if path.suffix != ".py" or spec.trust_remote_code:
-                    path.replace(folder / path.name)
-        step.afterwards(lambda: _remove_downloads(arguments.manifest.parent))
+            files = _hashed(download, spec.trust_remote_code)
+            # Last of all: a step that ends before goes on with the files that lie there.
+            for name in files["files"]:
+                (download / name).replace(folder / name)
         origin = spec.source.model_dump()
     else:
         take_local_model(spec.source.path, folder, spec.trust_remote_code)
         with messages_about(str(spec.source.path), folder):
             _check(folder, spec)
+        files = _hashed(folder, spec.trust_remote_code)
         origin = {"kind": spec.source.kind}
+    step.afterwards(lambda: _remove_downloads(arguments.manifest.parent))
     manifest = {
         "schema": 1,
         "source": origin,
         "trust_remote_code": spec.trust_remote_code,
         **spec.expected.sizes(),
     }
-    with elapsed("hashing the model"):
-        files = file_manifest(folder, [path.name for path in folder.iterdir()])
     write_json(folder / "manifest.json", manifest | files)
+
+
+def _hashed(folder: Path, with_code: bool) -> dict[str, Any]:
+    """Return the manifest of a model's files; the client's own lie in a folder and are none."""
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    with elapsed("hashing the model"):
+        return file_manifest(folder, [name for name in names if with_code or name[-3:] != ".py"])
 
 
 @contextmanager
@@ -104,6 +110,9 @@ def _download_folder(target: Path, source: HubModel) -> Iterator[Path]:
     commit = f"{source.repo.replace('/', '--')}@{source.revision[:12]}"
     folder = target.with_name(f"{_download_prefix(target)}{commit}")
     folder.mkdir(exist_ok=True)
+    # A killed download leaves these, and no later one goes on with them.
+    for path in (folder / ".cache").rglob("*.incomplete"):
+        path.unlink(missing_ok=True)
     try:
         yield folder
     finally:

@@ -143,6 +143,51 @@ def test_a_download_that_failed_is_gone_on_with(
 
 
 @pytest.mark.usefixtures("announced")
+def test_a_step_that_ends_while_it_hashes_keeps_the_download(
+    tmp_path: Path, source: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[set[str]] = []
+
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        folder = settings["local_dir"]
+        found.append({path.name for path in folder.rglob("*")})
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(source / name, folder)
+        # What the client leaves when it is killed, and never reads again.
+        (folder / ".cache").mkdir(exist_ok=True)
+        (folder / ".cache/model.1234.incomplete").write_bytes(b"half")
+
+    def interrupted(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    with monkeypatch.context() as patched:
+        patched.setattr(fetch_model, "file_manifest", interrupted)
+        assert _run(tmp_path, origin, expected) == 1
+    assert not (tmp_path / "models/tiny").exists()
+    assert _run(tmp_path, origin, expected) == 0
+    assert found == [set(), {".cache", "config.json", "model.safetensors"}]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+
+
+@pytest.mark.usefixtures("announced")
+def test_a_local_copy_ends_the_download_that_failed(
+    tmp_path: Path, source: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        shutil.copy(source / "config.json", settings["local_dir"])
+        raise OSError("peer closed connection")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    assert _run(tmp_path, origin, expected) == 1
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [DOWNLOAD]
+    assert _run(tmp_path, {"kind": "local", "path": str(source)}, expected) == 0
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+
+
+@pytest.mark.usefixtures("announced")
 def test_a_model_of_another_size_is_not_fetched_again(
     tmp_path: Path, source: Path, expected: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import yaml
 from lpsteps import config as configuration
 from lpsteps import jobs
 from lpsteps.errors import LpstepsError
+from lpsteps.jobs.memory import statistics_mb
 
 ROOT = Path(__file__).parents[2]
 
@@ -723,7 +724,7 @@ def test_what_reads_statistics_asks_for_their_memory():
         more = jobs.build_patch_mb(config, model, calibration, 5, "linearpatch") - 1000
         assert held < more < 1.5 * held
     assert jobs.build_tables_mb(config) - 1500 == max(
-        jobs.statistics_mb(config, model, "wikitext2")
+        statistics_mb(config, model, "wikitext2")
         for figure in ("figure1", "figure4")
         for model in config.profile.figures[figure]
     )
