@@ -350,6 +350,19 @@ def test_greedy_rounds_with_nothing_exempt(
     check_rounds(model, rounds=4, relative_ridge=1e-2, criterion=criterion, **nothing)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_errors_behind_a_repair_are_those_of_the_repaired_model(
+    tiny_model: Callable[..., Any], seed: int
+) -> None:
+    """Errors fall with the depth, so that of equal layers the last goes first, and none behind it."""
+    model = tiny_model("llama", layers=N_LAYERS, seed=seed)
+    for linear in (model.model.layers[1].self_attn.o_proj, model.model.layers[1].mlp.down_proj):
+        linear.weight *= 0.3
+    nothing = {"exempt_first": 0, "exempt_last": 0}
+    order = check_rounds(model, rounds=3, relative_ridge=1.0, criterion="error", **nothing)
+    assert order[:2] == (1, 4)
+
+
 def test_several_gaps_and_merging_gaps_do_occur(tiny_model: Callable[..., Any]) -> None:
     """The orders of the models above: the check would miss a repair that is never looked at."""
     shapes = set()
