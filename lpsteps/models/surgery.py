@@ -29,6 +29,8 @@ _PER_LAYER = (
     "mlp_layer_types",
     "no_rope_layers",
 )
+# Settings that list the numbers of the layers of a kind, by which a model is built.
+_LAYER_NUMBERS = ("mlp_only_layers", "moe_layers")
 # Tokens on which the pruned model of an untested family is checked.
 _TOKENS = 8
 
@@ -168,6 +170,19 @@ def _settings_of(
     for name, values in vars(config).items():
         if _is_per_layer(name, values, n_layers):
             settings[name] = type(values)(values[layer] for layer in survivors)
+    for name in _LAYER_NUMBERS:
+        numbers = getattr(config, name, None)
+        if numbers is not None:
+            settings[name] = [new for new, layer in enumerate(survivors) if layer in numbers]
+    # Families that list layers without experts also take experts in every so-many-th layer alone.
+    step = getattr(config, "decoder_sparse_step", 1)
+    if step > 1 and "mlp_only_layers" in settings:
+        settings["mlp_only_layers"] = [
+            new
+            for new, layer in enumerate(survivors)
+            if layer in config.mlp_only_layers or (layer + 1) % step
+        ]
+        settings["decoder_sparse_step"] = 1
     shortened = copy.deepcopy(config)
     for name, values in settings.items():
         setattr(shortened, name, values)
@@ -193,8 +208,7 @@ def _is_per_layer(name: str, values: object, n_layers: int) -> bool:
         return False
     if not all(value is None or isinstance(value, str | int | float) for value in values):
         return False
-    # Some list the numbers of the layers that are of a kind, in the end all (moe_layers of Llama
-    # 4); a model reads them when it is built.
+    # Some list the numbers of the layers that are of a kind, in the end all.
     numbers = all(type(value) is int for value in values) and list(values) == list(range(n_layers))
     return name in _PER_LAYER or ("layer" in name and not numbers)
 

@@ -344,6 +344,42 @@ def test_layers_without_rotary_embedding_are_loaded_as_such(tmp_path: Any) -> No
     torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("step", "listed", "shortened"),
+    [(1, [0, 3], [1]), (2, [3], [0, 1, 2])],
+    ids=["all", "every-2nd"],
+)
+def test_layers_without_experts_are_loaded_as_such(
+    tmp_path: Any, step: int, listed: list[int], shortened: list[int]
+) -> None:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    from lpsteps.models.loading import load_model
+
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=128,
+            hidden_size=HIDDEN_SIZE,
+            intermediate_size=80,
+            moe_intermediate_size=24,
+            num_experts=4,
+            num_experts_per_tok=2,
+            num_hidden_layers=N_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            decoder_sparse_step=step,
+            mlp_only_layers=listed,
+        )
+    ).eval()
+    apply_plan(model, plan_of(0, 1))
+    assert model.config.mlp_only_layers == shortened
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, torch.float32, device=torch.device("cpu"))
+    torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
 def scaled_by_setting(model: Any, setting: str) -> Any:
     """Make each layer multiply its output by the entry of a setting that has its number."""
 
@@ -359,7 +395,7 @@ def scaled_by_setting(model: Any, setting: str) -> Any:
 @torch.no_grad()
 def test_settings_of_the_layers_follow_the_survivors(tiny_model: Any) -> None:
     model = scaled_by_setting(tiny_model("smollm3"), "layer_scales")
-    # Six numbers, but not one for each layer; and the numbers of layers that are of a kind.
+    # Six numbers, but not one for each layer; and the numbers of the layers that are of a kind.
     model.config.eos_token_id = [1, 3, 5, 7, 9, 11]
     model.config.moe_layers = [0, 1, 2, 3, 4, 5]
     plan = plan_of(0, 2, 3)
@@ -368,7 +404,7 @@ def test_settings_of_the_layers_follow_the_survivors(tiny_model: Any) -> None:
     apply_plan(model, plan, patches)
     assert model.config.layer_scales == [1.3, 0.7, 1.5]
     assert model.config.eos_token_id == [1, 3, 5, 7, 9, 11]
-    assert model.config.moe_layers == [0, 1, 2, 3, 4, 5]
+    assert model.config.moe_layers == [0, 1, 2]
     torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
 
 
