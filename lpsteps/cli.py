@@ -92,6 +92,19 @@ def _checked_profiles(configfile: list[Path] | None) -> list[Path]:
     return configfile or []
 
 
+def _checked_settings(settings: list[str]) -> list[str]:
+    """Return settings as Snakemake takes them.
+
+    Raises:
+        LpstepsError: One has no key of letters, digits and underscores, or no value.
+    """
+    for setting in settings:
+        key, equals, _ = setting.partition("=")
+        if not (equals and key.isidentifier()):
+            raise LpstepsError(f"--config: '{setting}': give a setting as KEY=VALUE, as seed=1")
+    return settings
+
+
 @app.command()
 def status(
     targets: Annotated[
@@ -101,6 +114,14 @@ def status(
     configfile: Annotated[
         list[Path] | None,
         typer.Option(help="A profile, as for Snakemake; may be given again", show_default=False),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting beside the profile, as for Snakemake; may be given again",
+            show_default=False,
+        ),
     ] = None,
     every_job: Annotated[bool, typer.Option("--jobs", help="Print every job by itself")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
@@ -113,9 +134,10 @@ def status(
 
     named = _checked_profiles(configfile)
     asked = targets or [str(PAGE)]
-    profiles = ["--configfile", *map(str, named)] if named else []
+    options = ["--configfile", *map(str, named)] if named else []
+    options += ["--config", *_checked_settings(config)] if config else []
     # Whatever looks like an option of Snakemake is none: it could plan nothing, or do something.
-    found = status_of(asked, plan([*profiles, "--", *asked]), median_seconds())
+    found = status_of(asked, plan([*options, "--", *asked]), median_seconds())
     if as_json:
         print(json.dumps(found.as_json(), indent=1, sort_keys=True))
         return

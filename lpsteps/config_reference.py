@@ -41,7 +41,12 @@ becomes part of paths. Where *required* stands in place of a default, the key ha
 
 _METHODS = {
     "selection": ("Parameters of selections", "`params` of an entry of `selections`, by `metric`."),
-    "recovery": ("Parameters of repairs", "`params` of an entry of `recoveries`, by `method`."),
+    "recovery": (
+        "Parameters of repairs",
+        "`params` of an entry of `recoveries`, by `method`. A is the stream that enters a gap, B "
+        "the stream that leaves it in the dense model, M the matrix that is fitted. Of ReplaceMe: "
+        "m is the output of the MLP in front of the gap, T the matrix that it is multiplied by.",
+    ),
     "width": (
         "Parameters of width prunings",
         "`params` of an entry of `width_prunings`, by `method`.",

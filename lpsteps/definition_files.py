@@ -71,8 +71,8 @@ def _complaint(error: yaml.YAMLError) -> str:
 
 
 def list_definitions(folder: Path) -> list[str]:
-    """Return the names of all definitions in a folder, sorted."""
-    return sorted(file.stem for file in folder.glob("*.yaml"))
+    """Return the names of all definitions in a folder, sorted; editors hide files of their own."""
+    return sorted(file.stem for file in folder.glob("*.yaml") if not file.name.startswith("."))
 
 
 def definition_path(kind: str, name: str, folder: Path) -> Path:

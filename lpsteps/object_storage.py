@@ -139,7 +139,10 @@ def pack(folder: Path, files: Iterable[Path]) -> None:
         files: Its files, below it.
     """
     travelling = travelling_folder(folder / MANIFEST)
-    shutil.rmtree(travelling, ignore_errors=True)
+    # Elsewhere, where a step was run by hand, a folder of such a name is somebody's own.
+    generated = [Path(name).resolve() for name in GENERATED_FOLDERS]
+    if in_use() or any(travelling.resolve().is_relative_to(parent) for parent in generated):
+        shutil.rmtree(travelling, ignore_errors=True)
     for file in files if in_use() else ():
         if file != folder / MANIFEST:
             _link(file, travelling / file.relative_to(folder))

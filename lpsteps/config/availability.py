@@ -93,6 +93,8 @@ def unavailable_split(config: Config, dataset: str, split: str, with_path: bool)
     if config.profile.data_root is not None and split in entry.local:
         place = f"data_root, {config.profile.data_root}" if with_path else "the folder of data_root"
         remedy = f"put {entry.local[split]} into {place}"
-    if entry.hub is not None and not config.profile.hub_data:
+    # Where nothing is pinned, hub_data alone would end in the next message.
+    pinned = entry.hub is not None and entry.hub.revision is not None
+    if pinned and not config.profile.hub_data:
         remedy += ", or hub_data: true"
     return f"{entry.title} is not in the embedded data; {remedy}"

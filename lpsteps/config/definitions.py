@@ -91,8 +91,8 @@ class Model(Section):
     )
     model_type: str | None = Field(
         default=None,
-        description="Family, as its config.json names it; null: a repair that the family cannot "
-        "take fails in its job, where its cell would otherwise say why it is empty",
+        description="Family, as its config.json names it. If given, tables leave out repairs that "
+        "the family does not support and say why; null: their jobs fail",
     )
     source: Source = Field(description="Where the weights come from")
     licence: str = Field(

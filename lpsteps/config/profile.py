@@ -93,8 +93,8 @@ class Profile(Section):
     )
     gpu_gres: GenericResource | None = Field(
         default=None,
-        description="What a Slurm cluster that knows --gres only calls its GPUs, `gpu` or "
-        "`gpu:TYPE`; null: asked for by their number",
+        description="Name of the GPUs on a Slurm cluster that offers them only through --gres: "
+        "`gpu` or `gpu:TYPE`; null: asked for by their number",
     )
 
 

@@ -8,6 +8,8 @@ from lpsteps.artifacts import read_json
 from lpsteps.errors import LpstepsError
 
 _CODE = ".py"
+# What this project writes beside a model's files, of an export that is taken as a model.
+BOOKKEEPING = frozenset({"manifest.json", "manifest.json.record.json", ".outputs.json"})
 _SUFFIXES = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt", _CODE})
 
 
@@ -24,11 +26,14 @@ def model_files(folder: Path, *, with_code: bool) -> list[Path]:
         LpstepsError: The index of the weights is damaged, or one of them is missing.
     """
     suffixes = _SUFFIXES if with_code else _SUFFIXES - {_CODE}
-    others = {*folder.glob("*.safetensors"), folder / "manifest.json"} - {*weight_files(folder)}
+    others = {*folder.glob("*.safetensors")} - {*weight_files(folder)}
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix in suffixes and path not in others
+        if path.is_file()
+        and path.suffix in suffixes
+        and path.name not in BOOKKEEPING
+        and path not in others
     ]
 
 

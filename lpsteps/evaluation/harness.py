@@ -11,10 +11,12 @@ import json
 import logging
 import math
 import os
+import random
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,14 +72,15 @@ class HarnessScore:
         value: Mean of the metric over the documents of all tasks, in percent.
         stderr: Standard error of that mean, in percentage points; None for a single one.
         ids: Row of each scored document in its split.
-        outcomes: 0 or 1 per document: the metric, in the order of `ids`.
+        outcomes: The metric per document, in the order of `ids`: 0 or 1, or of a task that counts
+            shares (truthfulqa_mc2) a number between.
         settings: What the number depends on besides model and data.
     """
 
     value: float
     stderr: float | None
     ids: list[int]
-    outcomes: list[int]
+    outcomes: list[int | float]
     settings: dict[str, Any]
 
 
@@ -243,7 +246,12 @@ def limited_rows(rows: Mapping[str, Sequence[int]], limit: int | None) -> dict[s
 
 
 def load_tasks(
-    benchmark: HarnessSettings, data: Path, *, limit: int | None = None, fewshot: Path | None = None
+    benchmark: HarnessSettings,
+    data: Path,
+    *,
+    limit: int | None = None,
+    fewshot: Path | None = None,
+    seed: int = 0,
 ) -> dict[str, LocalTask]:
     """Load the harness's own tasks with the documents of local files.
 
@@ -253,6 +261,7 @@ def load_tasks(
             the Hub.
         limit: Take only so many rows, as :func:`limited_rows` does; None for all.
         fewshot: Parquet file of the split that gives the examples; None for zero-shot.
+        seed: Of the tasks that shuffle the choices of a document.
 
     Raises:
         LpstepsError: The harness has no such task, a file lacks a column that the task needs or
@@ -278,8 +287,18 @@ def load_tasks(
                     f"{benchmark.shots} as examples"
                 )
             splits["fewshot"] = datasets.Dataset(examples.take(example_rows[name]))
-        tasks[name] = LocalTask(_load_task(manager, benchmark, name, splits, data), own)
+        # Some tasks shuffle choices with the generator that the whole process shares.
+        random.seed(seed)
+        task = _load_task(manager, benchmark, name, splits, data)
+        # The harness prepares the documents anew for the prompts and for the scores, and such a
+        # task would then score other choices than those it asked about.
+        task.test_docs = partial(_as_they_are, task.task_docs)
+        tasks[name] = LocalTask(task, own)
     return tasks
+
+
+def _as_they_are(documents: datasets.Dataset) -> datasets.Dataset:
+    return documents
 
 
 def _load_task(
@@ -377,6 +396,11 @@ def _limit_order(benchmark: HarnessSettings) -> str:
     return f"as many rows of each {benchmark.task_column}, spread evenly over it"
 
 
+def _outcome(value: Any) -> int | float:
+    """A metric of one document; right and wrong as whole numbers, as nearly all tasks give them."""
+    return int(value) if value in (0, 1) else float(value)
+
+
 def _prompt_hash(samples: Sequence[dict[str, Any]]) -> str:
     """Hash of every context and continuation that was scored, in order."""
     prompts = [sample["arguments"] for sample in samples]
@@ -400,12 +424,12 @@ def score_benchmark(
         data: Parquet file of the split to score.
         limit: Score only so many rows, as :func:`limited_rows` takes them; None for all.
         fewshot: Parquet file of the examples' split, when the benchmark has shots.
-        seed: Chooses the examples.
+        seed: Chooses the examples, and the order of choices where a task shuffles them.
 
     Raises:
         LpstepsError: Task, data or metric do not fit together, or an answer cannot be scored.
     """
-    tasks = load_tasks(benchmark, data, limit=limit, fewshot=fewshot)
+    tasks = load_tasks(benchmark, data, limit=limit, fewshot=fewshot, seed=seed)
     for name, local in tasks.items():
         local.task.set_fewshot_seed(seed=seed)
         _check_documents(local, name, data)
@@ -427,13 +451,12 @@ def score_benchmark(
             f"metric: {benchmark.metric}: {next(iter(tasks))} reports "
             f"{', '.join(sorted(samples[0]['metrics']))}"
         )
-    outcomes = [int(sample[benchmark.metric]) for sample in samples]
+    outcomes = [_outcome(sample[benchmark.metric]) for sample in samples]
     n = len(outcomes)
-    share = sum(outcomes) / n
     # The harness's own formula: standard deviation with n - 1, over the root of n.
-    stderr = 100 * math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None
+    stderr = 100 * statistics.stdev(outcomes) / math.sqrt(n) if n > 1 else None
     return HarnessScore(
-        value=100 * share,
+        value=100 * math.fsum(outcomes) / n,
         stderr=stderr,
         ids=ids,
         outcomes=outcomes,

@@ -33,7 +33,7 @@ class HarnessSettings(BaseModel):
         split: Split of the dataset that is scored.
         metric: The harness's metric that the tables show.
         shots: Solved examples in front of each question.
-        fewshot_split: Split of the dataset that gives them.
+        fewshot_split: Split of the dataset that gives them, another one than `split`.
         total: Documents in the whole split.
         unit: Unit of the scores.
     """
@@ -82,4 +82,9 @@ class HarnessSettings(BaseModel):
     def _shots_come_from_a_split(cls, split: str | None, info: ValidationInfo) -> str | None:
         if split is None and info.data.get("shots"):
             raise ValueError("required when shots is above 0")
+        if split is not None and split == info.data.get("split"):
+            raise ValueError(
+                f"'{split}': is the split that is scored, so questions would stand among their own "
+                "examples; name another one"
+            )
         return split

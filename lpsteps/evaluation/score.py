@@ -16,7 +16,8 @@ class Samples(BaseModel):
 
     Attributes:
         ids: Row of each sample in its file.
-        values: 0 or 1 per question, or the mean loss of a window in nats.
+        values: 0 or 1 per question (between them for metrics that are shares), or the mean loss of
+            a window in nats.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,6 +6,7 @@ from typing import Any
 
 from lpsteps import methods
 from lpsteps.config import Config
+from lpsteps.errors import LpstepsError
 from lpsteps.jobs.shown_variants import selection_counts
 
 
@@ -55,8 +56,24 @@ def rank_layers_spec(
     return spec
 
 
-def choose_layers_spec(config: Config, model: str, selection: str, n: int) -> dict[str, Any]:
-    """Return the settings of ``choose_layers``."""
+def choose_layers_spec(
+    config: Config, model: str, calibration: str, selection: str, n: int
+) -> dict[str, Any]:
+    """Return the settings of ``choose_layers``.
+
+    Raises:
+        LpstepsError: The selection's ranking does not cover ``n``, because no table or figure of
+            the profile shows that number.
+    """
+    kind = methods.selection_method(config.definitions.selections[selection].metric).KIND
+    if "model" in selection_needs(config, selection) and kind != "single":
+        shown = selection_counts(config, model, calibration, selection)
+        if n not in shown and (kind != "sequence" or not shown or n > shown[-1]):
+            raise LpstepsError(
+                f"{selection}: n{n}: no table or figure of the profile shows {n} layers of {model} "
+                f"removed in this way on {calibration}, and its ranking runs the model for those "
+                "that are shown alone; add the number below `tables`, and a row if there is none"
+            )
     return {
         "model": model,
         "selection": selection,

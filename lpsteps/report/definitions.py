@@ -268,6 +268,11 @@ class Row(BaseModel):
             raise ValueError(
                 f"row '{self.id}': calibration: '{self.calibration}': the dense model needs none"
             )
+        if self.selection is None and self.recovery != NO_RECOVERY:
+            raise ValueError(
+                f"row '{self.id}': recovery: '{self.recovery}': the dense model needs none; "
+                "name the selection"
+            )
         if self.selection is not None and self.overhead is not None:
             raise ValueError(
                 f"row '{self.id}': overhead: '{self.overhead}': costs are those of no selection; "

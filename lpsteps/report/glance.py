@@ -88,7 +88,7 @@ def glance_views(payload: Mapping[str, Any]) -> list[GlanceView]:
                         GlanceView(
                             model=section["title"],
                             cut=f"{section['n']} of {section['n_layers']} layers removed",
-                            column=f"{column['group']}: {column['title']}",
+                            column=": ".join(filter(None, (column["group"], column["title"]))),
                             direction=_DIRECTIONS[column["higher_is_better"]],
                             limited=any(cells[bar.cell]["limited"] for bar in bars),
                             table=table["id"],

@@ -260,6 +260,10 @@ def sample_sentences(payload: Mapping[str, Any]) -> list[str]:
         column["id"]: column["title"] for table in payload["tables"] for column in table["columns"]
     }
     shown = [case for case in payload["run"]["limits"] if case["benchmark"] in titles]
+
+    def named(cases: Iterable[Mapping[str, Any]]) -> str:
+        return ", ".join(dict.fromkeys(titles[case["benchmark"]] for case in cases))
+
     sentences = []
     for protocol, subject, unit, which in (
         ("harness", "question-answering number", "documents", "spread evenly"),
@@ -277,10 +281,9 @@ def sample_sentences(payload: Mapping[str, Any]) -> list[str]:
         else:
             parts = []
             for n in sorted(counts, reverse=True):
-                names = [titles[case["benchmark"]] for case in limited if case["n"] == n]
-                parts.append(f"{n} for {', '.join(names)}")
-            whole = [titles[case["benchmark"]] for case in cases if not case["limited"]]
-            parts += [f"all for {', '.join(whole)}"] if whole else []
+                parts.append(f"{n} for {named(case for case in limited if case['n'] == n)}")
+            if len(limited) < len(cases):
+                parts.append(f"all for {named(case for case in cases if not case['limited'])}")
             sentences.append(
                 f"Each {subject} is on a limited number of {unit}, {which}: {'; '.join(parts)}."
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from lpsteps.evaluation.score import Score
 from lpsteps.report.aggregates import Estimate, mean, share_closed
@@ -16,6 +18,7 @@ from lpsteps.report.bootstrap import (
 )
 
 Scores = Sequence[Score]
+Bounds = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Bounded:
     """A value with its 95 % interval; no bounds where the windows do not allow any."""
 
     value: float
-    bounds: tuple[float, float] | None
+    bounds: Bounds
 
 
 @dataclass(frozen=True)
@@ -72,30 +75,47 @@ def measure_share(
         repaired: Those of the repaired model.
         others: Those of other repaired models, by a name of the caller's; all on the same windows.
     """
-    means = resampled_means(
-        [
-            [score.samples.values for score in scores]
-            for scores in (dense, pruned, repaired, *others.values())
-        ]
-    )
-    resampled = [shares_closed(means[0], means[1], model) for model in means[2:]]
-    varied = min(score.n for score in dense) >= FEWEST_WINDOWS
-    closed, *shares = [_share(dense, pruned, scores) for scores in (repaired, *others.values())]
+    models = (dense, pruned, repaired, *others.values())
+    intervals = _Intervals(None, ((None, None),) * len(others))
+    if min(score.n for score in dense) >= FEWEST_WINDOWS:
+        intervals = _intervals(tuple(tuple(one.samples.values for one in own) for own in models))
+    closed = _share(dense, pruned, repaired)
     differences = {}
-    for index, (name, scores) in enumerate(others.items()):
+    for (name, scores), bounds in zip(others.items(), intervals.differences, strict=True):
         losses = _mean_log_perplexity(repaired) - _mean_log_perplexity(scores)
-        of_losses = (means[2] - means[3 + index]).mean(axis=0)
-        own, other = resampled[0], resampled[1 + index]
-        of_shares = own - other if own is not None and other is not None else None
         differences[name] = Difference(
-            share=_bounded(closed - shares[index], of_shares, varied),
-            log_perplexity=_bounded(losses, of_losses, varied),
+            share=Bounded(closed - _share(dense, pruned, scores), bounds[0]),
+            log_perplexity=Bounded(losses, bounds[1]),
         )
-    return Share(_bounded(closed, resampled[0], varied), differences)
+    return Share(Bounded(closed, intervals.closed), differences)
 
 
-def _bounded(value: float, resampled: Values | None, varied: bool) -> Bounded:
-    return Bounded(value, interval(resampled) if resampled is not None and varied else None)
+class _Intervals(NamedTuple):
+    """Bounds of a share closed, and of its differences from others and theirs of log-perplexity."""
+
+    closed: Bounds
+    differences: tuple[tuple[Bounds, Bounds], ...]
+
+
+@lru_cache(maxsize=1024)
+def _intervals(losses: tuple[tuple[tuple[float, ...], ...], ...]) -> _Intervals:
+    """Resample the windows of the dense, the pruned, the repaired and the other models."""
+    means = resampled_means(losses)
+    own, *others = [shares_closed(means[0], means[1], model) for model in means[2:]]
+    return _Intervals(
+        _bounds(own),
+        tuple(
+            (
+                _bounds(own - other if own is not None and other is not None else None),
+                _bounds((means[2] - model).mean(axis=0)),
+            )
+            for other, model in zip(others, means[3:], strict=True)
+        ),
+    )
+
+
+def _bounds(resampled: Values | None) -> Bounds:
+    return None if resampled is None else interval(resampled)
 
 
 def _share(dense: Scores, pruned: Scores, repaired: Scores) -> float:

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -175,19 +175,25 @@ def resampled_differences(
         Float64 ``[resamples]``, in percentage points, or in percent of the dense accuracy; infinite
         where the dense model answers nothing in a resample and the others differ.
     """
+    return _drawn_differences(_case_counts(own, other, dense), task, resamples, seed)
+
+
+def _case_counts(
+    own: Sequence[float], other: Sequence[float], dense: Sequence[float] | None
+) -> tuple[int, ...]:
+    """Count the documents that are lost, equal and gained.
+
+    Where there is a dense model, the last three of six counts are of the documents it answers.
+    """
     codes = 1 + np.array(own, dtype=np.int64) - np.array(other, dtype=np.int64)
     if dense is not None:
         codes += 3 * np.array(dense, dtype=np.int64)
-    counts = np.bincount(codes, minlength=3 if dense is None else 6)
-    return _drawn_differences(tuple(counts.tolist()), task, resamples, seed)
+    return tuple(np.bincount(codes, minlength=3 if dense is None else 6).tolist())
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _drawn_differences(counts: tuple[int, ...], task: int, resamples: int, seed: int) -> Values:
-    """Draw how often each case occurs: lost, equal, gained.
-
-    Where there are six, the last three are of the documents that the dense model answers.
-    """
+    """Draw how often each case of :func:`_case_counts` occurs."""
     generator = np.random.default_rng([seed, task])
     total = sum(counts)
     drawn = generator.multinomial(total, np.array(counts) / total, size=resamples)
@@ -205,6 +211,45 @@ def _resampled_perplexity(losses: tuple[float, ...], corpus: int) -> Values:
     means = draws(len(losses), corpus, RESAMPLES, SEED) @ np.array(losses) / len(losses)
     perplexities: Values = np.exp(means)
     return perplexities
+
+
+class _Documents(NamedTuple):
+    """Two models on the documents of a task: how often each case occurs."""
+
+    counts: tuple[int, ...]
+    task: int
+
+    def differences(self) -> Values:
+        return _drawn_differences(self.counts, self.task, RESAMPLES, SEED)
+
+
+class _Windows(NamedTuple):
+    """Two models on the windows of a corpus: their losses."""
+
+    own: tuple[float, ...]
+    other: tuple[float, ...]
+    corpus: int
+
+    def differences(self) -> Values:
+        own, other = (_resampled_perplexity(values, self.corpus) for values in self[:2])
+        difference: Values = own - other
+        return difference
+
+
+# A table shows the same pairs of rows in column after column, and a page in table after table.
+@lru_cache(maxsize=16_384)
+def _resampled(
+    pairs: tuple[_Documents | _Windows, ...], weights: tuple[float, ...]
+) -> tuple[tuple[float, float], float] | None:
+    """Return the interval of a mean difference and its p-value; None where it has no end."""
+    with np.errstate(invalid="ignore"):
+        differences: Values = np.average(
+            [pair.differences() for pair in pairs], axis=0, weights=weights
+        )
+    # Infinite to both sides, in two tasks: on no side.
+    differences[np.isnan(differences)] = 0.0
+    bounds = interval(differences)
+    return None if bounds is None else (bounds, bootstrap_p(differences))
 
 
 @lru_cache(maxsize=1024)
@@ -240,38 +285,31 @@ def compare(own: Entry, other: Entry, name: str) -> Finding | None:
         too few windows, or where the dense model answers so little that the interval of the ratio
         to it has no end.
     """
-    resampled = []
+    pairs: list[_Documents | _Windows] = []
     for index, (score, beside) in enumerate(zip(own.scores, other.scores, strict=True)):
         dense = own.dense[index : index + 1]
         if not _comparable(score, beside, *dense):
             return None
-        values = [one.samples.values for one in (score, beside, *dense)]
+        mine, theirs = score.samples.values, beside.samples.values
         # Equal numbers for equal benchmarks, so that columns share the draws.
         number = zlib.crc32(score.benchmark.encode())
         if score.unit == "perplexity":
-            mine, theirs = (_resampled_perplexity(losses, number) for losses in values)
-            difference = mine - theirs
+            pairs.append(_Windows(mine, theirs, number))
         else:
-            difference = resampled_differences(
-                values[0], values[1], values[2] if dense else None, number
-            )
-        resampled.append(difference)
-    with np.errstate(invalid="ignore"):
-        differences: Values = np.average(resampled, axis=0, weights=own.weights)
-    # Infinite to both sides, in two tasks: on no side.
-    differences[np.isnan(differences)] = 0.0
-    bounds = interval(differences)
-    if bounds is None:
+            answers = dense[0].samples.values if dense else None
+            pairs.append(_Documents(_case_counts(mine, theirs, answers), number))
+    found = _resampled(tuple(pairs), own.weights)
+    if found is None:
         return None
+    bounds, p = found
     test: Test = "bootstrap"
-    p = bootstrap_p(differences)
     if len(own.scores) == 1 and own.scores[0].unit == "percent":
         # The ratio to one dense score orders two rows as the scores themselves do.
         test = "mcnemar"
-        pairs = Counter(
+        outcomes = Counter(
             zip(own.scores[0].samples.values, other.scores[0].samples.values, strict=True)
         )
-        p = mcnemar(pairs[1, 0], pairs[0, 1])
+        p = mcnemar(outcomes[1, 0], outcomes[0, 1])
     return Finding(
         other=name,
         difference=own.value - other.value,

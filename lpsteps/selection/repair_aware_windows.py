@@ -55,7 +55,7 @@ class Params(RepairParams, Exemptions):
     """Parameters of the search."""
 
     candidates: int | None = Field(
-        default=8, ge=1, description="Windows of each n to repair and judge; null: all"
+        default=8, ge=1, description="Runs of n neighbouring layers to repair and judge; null: all"
     )
     criterion: Literal["perplexity", "error"] = Field(
         default="perplexity",

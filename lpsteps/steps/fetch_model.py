@@ -20,6 +20,7 @@ from lpsteps.data.checkpoints import (
     take_local_model,
 )
 from lpsteps.data.hub import hub_model
+from lpsteps.data.model_files import BOOKKEEPING
 from lpsteps.data.specs import Revision, Spec
 from lpsteps.models.families import check_family, check_remote_code
 from lpsteps.program import StepRun, run_step
@@ -97,6 +98,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
 def _hashed(folder: Path, with_code: bool) -> dict[str, Any]:
     """Return the manifest of a model's files; the client's own lie in a folder and are none."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
+    names = [name for name in names if name not in BOOKKEEPING]
     with elapsed("hashing the model"):
         return file_manifest(folder, [name for name in names if with_code or name[-3:] != ".py"])
 

@@ -242,4 +242,11 @@ document.addEventListener("keydown", (event) => {
 });
 
 const linked = /^#cell=(.+)$/.exec(location.hash);
-if (linked) showCell(decodeURIComponent(linked[1]));
+if (linked) {
+  try {
+    showCell(decodeURIComponent(linked[1]));
+  } catch (error) {
+    // A link that was cut off names no cell; the page is of use without it.
+    if (!(error instanceof URIError)) throw error;
+  }
+}

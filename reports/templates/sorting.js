@@ -2,7 +2,6 @@
 // Rows stay in their section, so that a number of removed layers is compared with itself alone.
 
 const NEXT = { none: "best", best: "worst", worst: "none" };
-const ARIA = { none: "none", best: "descending", worst: "ascending" };
 const sections = new Map(); // of each table body: its rows in the order of the paper
 
 const isHeading = (row) => row.classList.contains("level") || row.classList.contains("choice");
@@ -30,8 +29,7 @@ const sortKey = (row, index) => {
 
 const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
 
-const sortTable = (table, index, order, higherIsBetter) => {
-  const ascending = (order === "best") === (higherIsBetter === false);
+const sortTable = (table, index, order, ascending) => {
   table.classList.toggle("sorted", order !== "none");
   for (const body of table.tBodies) {
     const rows = orderOf(body);
@@ -63,10 +61,11 @@ for (const button of document.querySelectorAll("th .sort")) {
       other.setAttribute("aria-sort", "none");
       other.dataset.order = "none";
     }
-    head.setAttribute("aria-sort", ARIA[order]);
-    head.dataset.order = order;
     const { higher_is_better: higherIsBetter } = stored.columns[table.dataset.table][head.dataset.column];
-    sortTable(table, head.cellIndex, order, higherIsBetter);
+    const ascending = (order === "best") === (higherIsBetter === false);
+    head.setAttribute("aria-sort", order === "none" ? "none" : ascending ? "ascending" : "descending");
+    head.dataset.order = order;
+    sortTable(table, head.cellIndex, order, ascending);
     announce(order === "none" ? "In the order of the paper" : `Sorted by ${button.textContent}, ${order} first`);
   });
 }

@@ -74,11 +74,11 @@ const filter = () => {
 // Other forms of a number. A number that has no such form is left out, never shown in its own.
 const FORMS = {
   "minus-dense": (cell) => {
-    const dense = numberOf(cellOf(cell.denseId));
+    const dense = denseOf(cell);
     return numberOf(cell) === undefined || dense === undefined ? undefined : signed(cell.value - dense);
   },
   "of-dense": (cell) => {
-    const dense = numberOf(cellOf(cell.denseId));
+    const dense = denseOf(cell);
     if (numberOf(cell) === undefined || !dense) return undefined;
     return cell.unit === "perplexity" ? `${(cell.value / dense).toFixed(2)}\u00d7` : `${((100 * cell.value) / dense).toFixed(1)} %`;
   },
@@ -87,6 +87,11 @@ const FORMS = {
 const numberOf = (cell) =>
   cell && cell.status !== "missing" && ["percent", "perplexity"].includes(cell.unit) && typeof cell.value === "number"
     ? cell.value : undefined;
+// A printed number is compared with the printed one, whatever was measured of the dense model.
+const denseOf = (cell) => {
+  const dense = cellOf(cell.denseId);
+  return cell.status === "published" && dense?.status === "measured" ? dense.published : numberOf(dense);
+};
 const signed = (number) => `${number < 0 ? "" : "+"}${number.toFixed(2)}`;
 
 const showForm = () => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Browser
+from browsing import Browser, templates
 from playwright.sync_api import Page
+
+from lpsteps.artifacts import sha256_file
+from lpsteps.report.page import render_page
 
 Cells = dict[str, dict[str, Any]]
 
@@ -68,6 +72,10 @@ def test_a_perplexity_sorts_with_the_lowest_first(
         names = rows_of(shown, "table02-smollm2-135m", 1)
         ordered = shown.locator("#table02-smollm2-135m th[data-column=novels]")
         assert ordered.get_attribute("data-order") == "best"
+        assert ordered.get_attribute("aria-sort") == "ascending"
+        # Heard, too, while the choices of the view are closed.
+        assert not shown.locator("#find-method").is_visible()
+        assert shown.locator("#shown-count").is_visible()
     values = [cells[f"table02/smollm2-135m/n5/{row}/novels"]["value"] for row in names]
     known = [value for value in values if value is not None]
     assert len(known) > 2 and known == sorted(known) == values[: len(known)]
@@ -144,6 +152,27 @@ def test_numbers_beside_the_dense_model_and_the_paper(
         assert text(accuracy) == "\u00b7"  # the paper has no such model
         forms.select_option("")
         assert text(accuracy) == before
+
+
+def test_a_printed_number_stands_beside_the_printed_dense_one(
+    tables: Path, browser: Browser
+) -> None:
+    """Also where the dense model was measured, on a sample perhaps."""
+    payload = json.loads(tables.read_text())
+    cells = {cell["id"]: cell for cell in payload["cells"]}
+    printed = cells["table01/llama-2-7b/n7/sleb/piqa"]
+    dense = cells["table01/llama-2-7b/n0/dense/piqa"]
+    expected = printed["value"] - dense["value"]
+    assert (printed["status"], dense["status"]) == ("published", "published")
+    measured = cells["table01/smollm2-135m/n0/dense/piqa"]
+    own = {"id": dense["id"], "published": dense["value"], "value": dense["value"] - 20}
+    dense.update({**measured, **own})
+    page = render_page(payload, sha256_file(tables), templates())
+    with browser.open(page, 1280) as shown:
+        shown.locator("#controls summary").click()
+        shown.locator("#choose-form").select_option("minus-dense")
+        text = shown.locator(f'td [data-cell="{printed["id"]}"] .value').text_content()
+    assert float(text or "nan") == pytest.approx(expected, abs=0.0051)
 
 
 def exported(page: Page, table: str, format: str) -> str:
@@ -362,6 +391,12 @@ def test_a_link_to_a_cell_opens_its_panel(page: str, browser: Browser) -> None:
     with browser.open(page, 1280, fragment=fragment) as shown:
         assert shown.locator("#panel").is_visible()
         assert shown.locator("#panel-title").inner_text() == "SLEB, ARC-e"
+
+
+def test_a_link_that_was_cut_off_leaves_the_page_of_use(page: str, browser: Browser) -> None:
+    with browser.open(page, 1280, fragment="#cell=table01%2Fsmollm2%2") as shown:
+        assert shown.locator("#controls").is_visible()
+        assert not shown.locator("#panel").is_visible()
 
 
 def test_the_bars_on_top_show_the_numbers_of_their_table(

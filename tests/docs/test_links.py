@@ -32,7 +32,7 @@ OTHER_OPTIONS = {
     "hf": {"--revision", "--local-dir", "--include"},
     "kubernetes": {"--kubernetes-namespace", "--kubernetes-service-account-name"},
     "pip": {"-r", "-e", "--no-deps"},
-    "pytest": {"-m"},
+    "pytest": {"-m", "-n", "--dist"},
     "rocrate-validator": {"-p"},
     "slurm": {"--slurm-status-command"},
 }

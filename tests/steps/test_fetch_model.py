@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lpsteps.artifacts import read_json, verify_file_manifest
 from lpsteps.data import hub
+from lpsteps.provenance import read_record
 from lpsteps.steps import fetch_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -74,6 +75,22 @@ def test_a_local_folder_is_taken_over(
     assert str(source) not in (folder / "manifest.json").read_text()
     assert read_json(folder / "manifest.json.record.json")["spec"]["source"]["path"] == str(source)
     assert (source / "model.safetensors").is_file()
+
+
+def test_an_export_of_this_project_is_taken_without_its_records(
+    tmp_path: Path, source: Path, expected: dict[str, int]
+) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(source, export)
+    for name in ("manifest.json", "manifest.json.record.json", ".outputs.json"):
+        (export / name).write_text('{"rule": "export_model", "files": []}')
+    # The second time, the folder has records of this step's own.
+    for _ in range(2):
+        assert _run(tmp_path, {"kind": "local", "path": str(export)}, expected) == 0
+        manifest = tmp_path / "models" / "tiny" / "manifest.json"
+        assert read_record(manifest)["rule"] == "fetch_model"
+        listed = verify_file_manifest(manifest)["files"]
+        assert not {"manifest.json.record.json", ".outputs.json"} & listed.keys()
 
 
 def git_digest(content: bytes) -> str:

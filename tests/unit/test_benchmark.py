@@ -57,6 +57,10 @@ def test_a_title_is_no_part_of_what_scores_depend_on() -> None:
         ({"metric": "f1"}, r"^x\.yaml: metric: 'f1': "),
         ({"total": 0}, r"^x\.yaml: total: 0: "),
         ({"shots": 5}, r"^x\.yaml: fewshot_split: .*required when shots is above 0"),
+        (
+            {"shots": 5, "fewshot_split": "validation"},
+            r"^x\.yaml: fewshot_split: .*'validation': is the split that is scored, so questions",
+        ),
         ({"task": None}, r"^x\.yaml: task_column: give either `task` or `tasks`"),
         ({"tasks": {"a": "b"}}, r"^x\.yaml: task_column: give either `task` or `tasks`"),
         ({"task_column": "subject"}, r"^x\.yaml: task_column: `tasks` and `task_column` need"),
@@ -94,6 +98,12 @@ def test_an_unknown_benchmark_gets_the_nearest_name() -> None:
         LpstepsError, match=r"helaswag\.yaml: no such benchmark: did you mean 'hellaswag'"
     ):
         load_benchmark("helaswag")
+
+
+def test_the_hidden_files_of_an_editor_are_no_benchmarks(tmp_path: Path) -> None:
+    (tmp_path / "piqa.yaml").write_text("title: PIQA")
+    (tmp_path / ".#piqa.yaml").symlink_to("somebody@somewhere")
+    assert list_benchmarks(tmp_path) == ["piqa"]
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "title: [", "title: x"])

@@ -83,8 +83,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "benchmark without data": (
         {"suites": {"qa": {"protocol": "harness", "benchmarks": {"wsc273": None}}}},
-        "WSC273 is not in the embedded data; set data_root to a folder with local files, or "
-        "hub_data: true",
+        "WSC273 is not in the embedded data; set data_root to a folder with local files, or leave "
+        "it out of the suite",
+    ),
+    "benchmark without data that the hub has": (
+        {"suites": {"qa": {"protocol": "harness", "benchmarks": {"race": None}}}},
+        "RACE-high is not in the embedded data; set data_root to a folder with local files, or "
+        "hub_data: true, or leave it out of the suite",
     ),
     "benchmark without data in the folder of local files": (
         {
@@ -92,7 +97,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
             "data_root": "config",
         },
         "WSC273 is not in the embedded data; put wsc273_test.parquet into data_root, config, or "
-        "hub_data: true, or leave it out of the suite",
+        "leave it out of the suite",
     ),
     "mistyped training text": (
         {"training_text": "embeded"},
@@ -633,7 +638,7 @@ def test_specs_are_plain_and_stable(profile):
         lambda c: jobs.tokenize_corpus_spec(c, "smollm2-135m", "novels", "test"),
         lambda c: jobs.calibrate_spec(c, "wikipedia"),
         lambda c: jobs.rank_layers_spec(c, "smollm2-135m", "wikipedia", "sleb"),
-        lambda c: jobs.choose_layers_spec(c, "smollm2-135m", "sleb", 5),
+        lambda c: jobs.choose_layers_spec(c, "smollm2-135m", "wikipedia", "sleb", 5),
         lambda c: jobs.build_patch_spec(c, "wikipedia", "linearpatch-per-layer"),
         lambda c: jobs.store_teacher_spec(c, "k100-wall-hidden"),
         lambda c: jobs.distill_spec(c, "linearpatch+ft"),

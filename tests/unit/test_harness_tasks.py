@@ -232,6 +232,54 @@ def test_examples_come_from_their_own_split(tmp_path: Path) -> None:
     assert task.instances[0].args[0] == 2 * example + "Question: open box 0\nAnswer:"
 
 
+def test_choices_that_a_task_shuffles_are_scored_as_they_were_asked(
+    model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {f"Incorrect Answer {i}": f"wrong {i}" for i in (1, 2, 3)}
+    rows = [{"Question": f"Q{i}?", "Correct Answer": "right", **wrong} for i in range(40)]
+    data = tmp_path / "gpqa.parquet"
+    write_parquet(data, pa.Table.from_pylist(rows))
+    benchmark = settings(
+        "arc_easy", task="gpqa_main_zeroshot", task_folder="gpqa/zeroshot", metric="acc", total=40
+    )
+    packed = PackedModel(model, tokenizer, add_bos=False, batch_tokens=128)
+
+    def prefer_the_right_one(requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        asked = [request.args for request in requests]
+        return [(float(f"{choice.strip()} right" in prompt), False) for prompt, choice in asked]
+
+    monkeypatch.setattr(packed, "loglikelihood", prefer_the_right_one)
+    score = score_benchmark(packed, benchmark, data)
+    assert score.value == 100.0
+    again = score_benchmark(packed, benchmark, data)
+    other = score_benchmark(packed, benchmark, data, seed=1)
+    prompts = [one.settings["prompts_sha256"] for one in (score, again, other)]
+    assert prompts[0] == prompts[1] != prompts[2]
+
+
+def test_a_metric_that_is_a_share_is_not_cut_off(
+    model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    targets = {"choices": ["a stone", "old water", "air"], "labels": [1, 0, 1]}
+    rows = [
+        {"question": f"Is {i}?", "mc1_targets": targets, "mc2_targets": targets} for i in range(5)
+    ]
+    data = tmp_path / "truthfulqa.parquet"
+    write_parquet(data, pa.Table.from_pylist(rows))
+    benchmark = settings(
+        "arc_easy", task="truthfulqa_mc2", task_folder="truthfulqa", metric="acc", total=5
+    )
+    packed = PackedModel(model, tokenizer, add_bos=False, batch_tokens=512)
+    score = score_benchmark(packed, benchmark, data)
+    (task,) = harness_tasks(benchmark, data)
+    plain = HFLM(pretrained=model, tokenizer=tokenizer, add_bos_token=False)
+    results = evaluate(plain, {"tasks": {"truthfulqa_mc2": task}}, bootstrap_iters=10)
+    metrics = results["results"]["truthfulqa_mc2"]
+    assert all(0 < outcome < 1 for outcome in score.outcomes)
+    assert score.value == pytest.approx(100 * metrics["acc,none"], abs=1e-3)
+    assert score.stderr == pytest.approx(100 * metrics["acc_stderr,none"], abs=1e-3)
+
+
 def test_an_unknown_task_is_named(tmp_path: Path) -> None:
     data = stored(tmp_path, "piqa")
     with pytest.raises(LpstepsError, match=r"^pika: .*it has piqa"):

@@ -147,6 +147,11 @@ def test_a_row_is_built_on_the_calibration_that_it_names(tmp_path: Path) -> None
     }
     assert jobs.selection_counts(more, "smollm2-135m", "novels", "sleb") == [2, 4]
     assert jobs.rank_layers_spec(more, "smollm2-135m", "novels", "sleb")["counts"] == [4]
+    # A sequence covers what is in front of its end; what nothing shows has no ranking.
+    assert jobs.choose_layers_spec(more, "smollm2-135m", "novels", "sleb", 3)["n"] == 3
+    for calibration, n in (("novels", 5), ("wikipedia-64", 4)):
+        with pytest.raises(LpstepsError, match=f"^sleb: n{n}: no table .* on {calibration}, "):
+            jobs.choose_layers_spec(more, "smollm2-135m", calibration, "sleb", n)
     spec = parse_build_spec(jobs.build_tables_spec(more))
     assert {spec.variants[v.folder].calibration for v in added} == {"novels"}
     assert {spec.plans[p.plan_folder].calibration for p in plans} == {"novels", "stories"}

@@ -104,6 +104,19 @@ def test_files_of_a_manifest_travel_in_a_folder_beside(stored: Path):
     assert Path("results/a").read_text() == "deep/tokens weights"
 
 
+def test_a_folder_of_somebody_else_with_such_a_name_stays(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(object_storage.ROOT)
+    own, earlier = Path("out/m.files/keep.txt"), Path("resources/models/m.files/weights")
+    for path in (own, earlier):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for folder in ("out/m", "resources/models/m"):
+        assert run(fetch, "--manifest", f"{folder}/manifest.json") == 0
+    assert own.is_file() and not earlier.exists()
+
+
 def test_what_another_job_of_the_folder_has_left_is_replaced(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -150,6 +150,7 @@ def written(folder: Path, text: str) -> Path:
             "label: Dense, calibration: c",
             "'dense': calibration: 'c': the dense model",
         ),
+        ("selection: sleb", "recovery: linearpatch", "recovery: 'linearpatch': the dense model"),
         ("of: [copa]", "of: [cupa]", "'cupa' is no benchmark column .* did you mean 'copa'"),
         (
             "kind: mean, unit: percent, of: [copa]",

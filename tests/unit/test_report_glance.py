@@ -92,6 +92,14 @@ def test_a_bar_per_row_at_the_lowest_level_where_the_column_is_measured() -> Non
     assert view.bars[1].cell == "t/m/n3/Cut/a" and view.bars[1].text == "40.00"
 
 
+def test_a_column_without_a_group_goes_by_its_title_alone() -> None:
+    made = payload(DENSE, FIVE)
+    for column in made["tables"][0]["columns"]:
+        column["group"] = ""
+    [view] = glance_views(made)
+    assert view.column == "Avg"
+
+
 def test_a_whisker_begins_at_zero_at_the_least() -> None:
     made = payload(DENSE, FIVE)
     next(cell for cell in made["cells"] if cell["id"].endswith("Patch/a"))["stderr"] = 60.0

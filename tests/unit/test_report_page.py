@@ -560,6 +560,18 @@ def limits(*cases: tuple[str, int, int]) -> dict[str, Any]:
                 "64 for PIQA; all for COPA."
             ],
         ),
+        # Of two models, whose tokenizers cut a text into windows of their own.
+        (
+            [("novels", 8, 31), ("novels", 8, 29)],
+            ["Each perplexity is on 8 windows, the first ones of its split."],
+        ),
+        (
+            [("piqa", 8, 31), ("piqa", 8, 29), ("copa", 9, 9), ("copa", 9, 9)],
+            [
+                "Each question-answering number is on a limited number of documents, spread evenly: "
+                "8 for PIQA; all for COPA."
+            ],
+        ),
         ([], []),
     ],
 )

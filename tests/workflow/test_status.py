@@ -77,3 +77,20 @@ def test_a_profile_that_is_not_there_is_one_line(finished: Path):
     run = status(finished, profile="config/nonsense.yaml")
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == "error: --configfile: config/nonsense.yaml: no such file\n"
+
+
+def test_settings_beside_the_profile_are_those_of_the_dry_run(finished: Path):
+    run = status(finished, "--json", "--config", "seed=7", "--config", "batch_tokens=4096")
+    assert run.returncode == 0, run.stderr
+    pending = {job["job"] for job in json.loads(run.stdout)["pending"]}
+    dry = snakemake(
+        finished, "-n", "-p", "reports/tables.html", "--config", "seed=7", "batch_tokens=4096"
+    )
+    jobs = set(re.findall(r"--log logs/(\S+)\.log", dry.stdout))
+    assert jobs and pending - {ARGUMENTS} == jobs
+
+
+def test_a_setting_that_is_none_is_one_line(finished: Path):
+    run = status(finished, "--config", "--touch")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "error: --config: '--touch': give a setting as KEY=VALUE, as seed=1\n"

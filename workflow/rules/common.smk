@@ -326,12 +326,12 @@ wildcard_constraints:
     ),
     calibration=alternatives(CONFIG.definitions.calibrations),
     selection=alternatives(CONFIG.definitions.selections),
-    n=r"\d+",
+    n=r"[1-9]\d*",
     moments=alternatives(MOMENTS_KINDS),
     recovery=alternatives(CONFIG.definitions.recoveries),
     start=alternatives(jobs.method_recoveries(CONFIG)),
     width=alternatives(CONFIG.definitions.width_prunings),
-    lineage=r"dense|calibration/[^/]+/(selection/[^/]+/n\d+/[^/]+|width/[^/]+/n\d+)",
+    lineage=r"dense|calibration/[^/]+/(selection/[^/]+/n[1-9]\d*/[^/]+|width/[^/]+/n[1-9]\d*)",
 
 
 def exported_variant(wildcards):

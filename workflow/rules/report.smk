@@ -76,7 +76,7 @@ rule render_report:
         # all of its outputs, so a profile with one more table would change nothing without this.
         files=TABLE_FILES + FIGURE_FILES,
         templates=local(
-            sorted(str(path) for path in Path("reports/templates").glob("*"))
+            sorted(str(path) for path in Path("reports/templates").glob("[!.]*"))
         ),
     output:
         page=report(

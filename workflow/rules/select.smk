@@ -66,7 +66,11 @@ rule choose_layers:
         **PLAN_JOB,
     params:
         spec=lambda wildcards: jobs.choose_layers_spec(
-            CONFIG, wildcards.model, wildcards.selection, int(wildcards.n)
+            CONFIG,
+            wildcards.model,
+            wildcards.calibration,
+            wildcards.selection,
+            int(wildcards.n),
         ),
         code=code("lpsteps.steps.choose_layers"),
         env=ENVIRONMENT,
