@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from threadpoolctl import threadpool_limits
 
 from lpsteps.address_space import require_address_space
 from lpsteps.errors import LpstepsError, nearest
@@ -56,7 +57,7 @@ class Compute:
 
 
 def configure_torch() -> int:
-    """Make torch repeatable and give it every core of the process.
+    """Make torch repeatable and give it, and NumPy's linear algebra, every core of the process.
 
     The number of threads changes rounding, so it must depend on the machine only, not on how many
     jobs a workflow engine runs: it is the CPU affinity of the process, or `LPSTEPS_THREADS`.
@@ -74,6 +75,8 @@ def configure_torch() -> int:
     _keep_freed_memory()
     threads = int(text) if text else _usable_cores()
     torch.set_num_threads(threads)
+    # NumPy's library would take the number that Snakemake sets, which depends on --cores.
+    threadpool_limits(threads, user_api="blas")
     # Without a fixed workspace cuBLAS is not deterministic; it is read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

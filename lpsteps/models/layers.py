@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from lpsteps.errors import LpstepsError
 from lpsteps.models.families import LAYOUTS, USUAL_LAYOUTS, Layout, is_tested
+from lpsteps.models.layer_calls import watching_calls
 
 # Tokens on which the head of an untested family is checked.
 _TOKENS = 8
@@ -106,21 +107,31 @@ def _layout_of(model: PreTrainedModel) -> Layout:
 
 
 def check_head(model: PreTrainedModel) -> None:
-    """Check, by running a few tokens, that a model's logits are what its head makes of the norm.
+    """Check, by running a few tokens, that a model is a chain of layers, a norm and a head.
 
-    The tested families are known to be so. Others may scale or shift their logits outside the head.
+    The tested families are known to be so. Others may scale or shift their logits outside the head,
+    or call their final norm in front of the layers, too (NanoChat).
 
     Raises:
-        LpstepsError: They differ.
+        LpstepsError: The logits are not what the head makes of the norm, or the layers and the norm
+            are not called once each, in their order.
     """
     if is_tested(model.config.model_type):
         return
     decoder = decoder_of(model)
     tokens = torch.arange(_TOKENS, device=model.device)[None]
-    with torch.inference_mode():
+    called: list[int] = []
+    chain = [*decoder.layers, decoder.norm]
+    with torch.inference_mode(), watching_calls(chain, lambda place, *_: called.append(place)):
         hidden = decoder.backbone(input_ids=tokens, use_cache=False).last_hidden_state
         logits = decoder.logits(hidden)
         expected = model(input_ids=tokens, use_cache=False).logits.to(logits.dtype)
+    if called != 2 * [*range(len(chain))]:
+        raise LpstepsError(
+            f"model_type: {model.config.model_type}: its layers and its final norm are not called "
+            "once each, one after the other, so that what stands between them is not the input of "
+            "the next; take a model of another family"
+        )
     if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
         raise LpstepsError(
             f"model_type: {model.config.model_type}: its logits are not those of its "

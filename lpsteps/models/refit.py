@@ -156,7 +156,7 @@ def _fit_patch(streams: TwinStreams, settings: RefitSettings, done: Refit) -> No
     equations = _NormalEquations(size, size, streams.dense[0].device)
     for repaired, dense in zip(streams.repaired, streams.dense, strict=True):
         rows = repaired.flatten(0, -2)
-        equations.add(rows, dense.flatten(0, -2) - rows)
+        equations.add(rows, _missing(dense, rows))
     added = equations.solve(settings.patch_ridge * equations.mean_squares(), "patch_ridge")
     patch = torch.eye(size).to(added) + added
     before = relative_errors(streams.dense, streams.repaired)
@@ -191,7 +191,7 @@ def _fit_in_front(
     ):
         # A massive token counts for the patch, which it passes through, and not for the projection.
         features = torch.cat([rows, read * ordinary.unsqueeze(1)], dim=1)
-        equations.add(features, target.flatten(0, -2) - rows)
+        equations.add(features, _missing(target, rows))
     squares = equations.gram.diagonal()
     ridge = torch.cat(
         [
@@ -230,11 +230,16 @@ def _fit_projection(
     for (read, rows), target, ordinary in zip(
         watched, streams.dense, ordinary_tokens(streams.dense), strict=True
     ):
-        equations.add(read[ordinary], (target.flatten(0, -2) - rows)[ordinary])
+        equations.add(read[ordinary], _missing(target, rows)[ordinary])
         found.append(rows)
     change = equations.solve(settings.ridge * equations.mean_squares(), "ridge")
     projection.weight.copy_(projection.weight.double() + change.T.to(projection.weight.device))
     return relative_errors(streams.dense, found)
+
+
+def _missing(dense: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """What rows lack to be the dense stream; bfloat16 would round most of the difference off."""
+    return dense.flatten(0, -2).float() - rows.float()
 
 
 class _NormalEquations:

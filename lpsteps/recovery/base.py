@@ -219,7 +219,10 @@ def magnitude_ratios(
             "layers whose scales are asked for; look at the model's weights"
         )
     floor = params.epsilon * source.mean(axis=1, keepdims=True)
-    ratios = np.maximum(target, floor) / np.maximum(source, floor)
+    # A channel that is silent in front is so behind whatever the scale; a huge one would only ruin
+    # other text, and the mean over the channels that Prune&Comp takes.
+    heard = source > floor
+    ratios = np.divide(np.maximum(target, floor), source, out=np.ones_like(source), where=heard)
     reduced: npt.NDArray[np.float64] = ratios.mean(axis=0)
     return reduced
 

@@ -41,6 +41,9 @@ TITLE: Final = "LoRA healing"
 PAPER: Final = "https://arxiv.org/abs/2402.02834"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
 
+# Of the weights in the layers that adapters reach; a row with less would not be what its name says.
+_LEAST_SHARE = 0.5
+
 
 class Params(TrainingParams):
     """Parameters of the adapters.
@@ -74,8 +77,8 @@ def healed_weights(
         :attr:`PatchSet.replacements <lpsteps.patches.PatchSet.replacements>`.
 
     Raises:
-        LpstepsError: peft is not installed, the layers have no linear modules, or the loss is not a
-            finite number.
+        LpstepsError: peft is not installed, most weights of the layers are not in linear modules,
+            or the loss is not a finite number.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -84,11 +87,17 @@ def healed_weights(
     from lpsteps.models.surgery import apply_plan
 
     decoder = decoder_of(model)
-    if not any(isinstance(module, torch.nn.Linear) for module in decoder.layers.modules()):
+    linear = {
+        module.weight for module in decoder.layers.modules() if isinstance(module, torch.nn.Linear)
+    }
+    matrices = sum(weight.numel() for weight in decoder.layers.parameters() if weight.dim() > 1)
+    share = sum(weight.numel() for weight in linear) / matrices
+    if share < _LEAST_SHARE:
         raise LpstepsError(
-            f"model_type: {model.config.model_type}: recovery lora adapts linear modules, and the "
-            "layers of this family have none (as GPT-2, whose projections are convolutions); "
-            "choose a recovery that leaves the projections alone, such as linearpatch"
+            f"model_type: {model.config.model_type}: recovery lora adapts linear modules, which "
+            f"have {share:.0%} of the weights in the layers of this model (the projections of "
+            "GPT-2 and the experts of mixtures are no such modules); choose a recovery that leaves "
+            "the projections alone, such as linearpatch"
         )
     try:
         from peft import LoraConfig, inject_adapter_in_model

@@ -173,18 +173,27 @@ def test_branches_of_an_untested_family_are_left_alone(tiny_model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [("GraniteConfig", {"logits_scaling": 3.0}), ("CohereConfig", {"logit_scale": 0.3})],
+    ("name", "settings", "message"),
+    [
+        (
+            "GraniteConfig",
+            {"logits_scaling": 3.0},
+            "its logits are not those of its language-model",
+        ),
+        ("CohereConfig", {"logit_scale": 0.3}, "its logits are not those of its language-model"),
+        # It norms the embeddings with the module of the final norm.
+        ("NanoChatConfig", {}, "its layers and its final norm are not called once each, one after"),
+    ],
 )
-def test_logits_that_are_not_those_of_the_head_are_refused(
-    tmp_path: Path, tiny_model_folder: Any, name: str, settings: dict[str, float]
+def test_a_model_that_is_no_chain_of_layers_norm_and_head_is_refused(
+    tmp_path: Path, tiny_model_folder: Any, name: str, settings: dict[str, float], message: str
 ) -> None:
     FAMILIES["scaled"] = (name, {"intermediate_size": 80, **settings})
     try:
         folder = tiny_model_folder("scaled", layers=2).parent
     finally:
         del FAMILIES["scaled"]
-    with pytest.raises(LpstepsError, match="its logits are not those of its language-model head"):
+    with pytest.raises(LpstepsError, match=message):
         load_model(folder, torch.float32)
 
 

@@ -227,6 +227,18 @@ def test_only_the_layers_asked_for_are_refitted(tiny_model: Any) -> None:
     ]
 
 
+def test_what_a_patch_makes_up_for_is_not_rounded_to_bfloat16(tiny_model: Any) -> None:
+    model = tiny_model().to(torch.bfloat16)
+    settings = RefitSettings(1.0, PATCH_RIDGE, in_front=False, behind=0)
+    found = refit(model, _windows(), Plan.removing(6, (2, 3)), settings)
+    before, after = (_boundary_rows(model, _windows(), boundary) for boundary in (2, 4))
+    rows, missing = before.astype(np.float64), after.astype(np.float64) - before
+    gram = rows.T @ rows
+    ridge = PATCH_RIDGE * np.trace(gram) / C * np.eye(C)
+    expected = np.eye(C) + np.linalg.solve(gram + ridge, rows.T @ missing)
+    np.testing.assert_allclose(found.patches[0], expected, atol=1e-6)
+
+
 def test_the_repaired_stream_comes_nearer_and_the_dense_model_stays(tiny_model: Any) -> None:
     model = tiny_model()
     before = {name: values.clone() for name, values in model.state_dict().items()}

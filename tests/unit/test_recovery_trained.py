@@ -640,11 +640,13 @@ def test_without_peft_lora_says_how_to_get_it(
         lora.healed_weights(tiny_llama, PLAN, text, lora.Params(), seed=0)
 
 
-def test_lora_refuses_layers_without_linear_modules_before_it_trains(
-    tiny_model: Any, text: TrainingText
+@pytest.mark.parametrize("family", ["gpt2", "mixtral"])
+def test_lora_refuses_layers_of_few_linear_modules_before_it_trains(
+    family: str, tiny_model: Any, text: TrainingText
 ) -> None:
-    with pytest.raises(LpstepsError, match="gpt2: recovery lora adapts linear modules, and the"):
-        lora.healed_weights(tiny_model("gpt2", layers=N_LAYERS), PLAN, text, lora.Params(), seed=0)
+    message = rf"{family}: recovery lora adapts linear modules, which have [0-4]?\d% of the weights"
+    with pytest.raises(LpstepsError, match=message):
+        lora.healed_weights(tiny_model(family, layers=N_LAYERS), PLAN, text, lora.Params(), seed=0)
 
 
 def test_defaults_are_the_published_settings() -> None:
