@@ -39,6 +39,16 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse(text: str) -> Any:
+    """Parse YAML of plain data, each key once.
+
+    Raises:
+        yaml.YAMLError: It is none.
+    """
+    # The loader is a safe one that is stricter still.
+    return yaml.load(text, Loader=_StrictLoader)  # nosec B506
+
+
 def read_yaml_file(path: Path) -> Any:
     """Read a YAML file of plain data.
 
@@ -46,8 +56,7 @@ def read_yaml_file(path: Path) -> Any:
         LpstepsError: The file is missing, is not YAML, or holds a key twice.
     """
     try:
-        # The loader is a safe one that is stricter still.
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # nosec B506
+        return parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise LpstepsError(f"{path}: cannot be read ({reason}); name a readable file") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from typing import Any
+from unittest import mock
 
 from report_example import ROOT
 
@@ -12,6 +13,7 @@ from lpsteps import jobs
 from lpsteps.config import Config, load_config, read_yaml
 from lpsteps.evaluation.score import Score
 from lpsteps.plan import Plan
+from lpsteps.report import significance
 from lpsteps.report.definitions import read_table
 from lpsteps.report.evidence import Evidence, Sourced, parse_build_spec
 from lpsteps.report.payload import build_payload
@@ -69,9 +71,10 @@ def payload() -> dict[str, Any]:
         for path in sorted((ROOT / "reports/published").glob("*.csv"))
         for cell in read_published(path)
     ]
-    built = build_payload(
-        spec, definitions, printed, {cell.path: "0" * 64 for cell in printed}, evidence
-    )
+    digests = {cell.path: "0" * 64 for cell in printed}
+    # What the many thousands of comparisons say is of no matter here.
+    with mock.patch.object(significance, "RESAMPLES", 500):
+        built = build_payload(spec, definitions, printed, digests, evidence)
     sources = {cell["source"]["path"] for cell in built["cells"] if cell["source"]}
     artifacts = {
         path: {"sha256": "0" * 64, "bytes": 1000, "inputs": []} for path in sorted(sources)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import report_example as example
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -17,7 +16,6 @@ from browsing import ARGUMENTS, CHROMIUM, Browser, templates
 
 from lpsteps.artifacts import sha256_file
 from lpsteps.report.page import render_page
-from lpsteps.steps.build_tables import main as build_tables
 
 
 @pytest.fixture(scope="session")
@@ -33,22 +31,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tables.json` of the made-up run."""
-    folder = tmp_path_factory.mktemp("run")
-    example.copy_reports(folder)
-    arguments = example.build_arguments(example.write_run(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert build_tables([*arguments, "--spec", json.dumps(example.spec())]) == 0
-    return folder / "out/tables.json"
+def page(built_tables: Path) -> str:
+    payload = json.loads(built_tables.read_text())
+    return render_page(payload, sha256_file(built_tables), templates())
 
 
 @pytest.fixture(scope="session")
-def page(tables: Path) -> str:
-    return render_page(json.loads(tables.read_text()), sha256_file(tables), templates())
-
-
-@pytest.fixture(scope="session")
-def cells(tables: Path) -> dict[str, dict[str, Any]]:
-    return {cell["id"]: cell for cell in json.loads(tables.read_text())["cells"]}
+def cells(built_tables: Path) -> dict[str, dict[str, Any]]:
+    return {cell["id"]: cell for cell in json.loads(built_tables.read_text())["cells"]}

@@ -259,6 +259,7 @@ def test_models_are_loaded_from_local_folders_alone() -> None:
     ]
     assert len(calls) >= 5
     for path, call in calls:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         # `**source` of the conversion from GGUF holds it as well.
-        names = {keyword.arg for keyword in call.keywords}
-        assert names & {"local_files_only", None}, f"{path}: line {call.lineno}"
+        from_gguf = path.name == "convert.py" and given.get(None) == "source"
+        assert given.get("local_files_only") == "True" or from_gguf, f"{path}: line {call.lineno}"

@@ -1,4 +1,4 @@
-"""The made-up run of the report, written once for all tests and copied for each of them."""
+"""A copy of the report's made-up run for each test."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-import report_example as example
 from report_run import Run
 
-Written = tuple[Path, dict[str, list[str]]]
-
-
-@pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    folder = tmp_path_factory.mktemp("written")
-    return folder, example.write_run(folder)
+# What is behind scores, plans, patches and curves, and none of the tests with a run reads.
+_BEHIND = shutil.ignore_patterns("*.record.json", "resources", "windows")
 
 
 @pytest.fixture
-def run(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    original, paths = written
-    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+def run(
+    written_run: tuple[Path, dict[str, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Run:
+    original, paths = written_run
+    shutil.copytree(original, tmp_path, ignore=_BEHIND, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return Run(tmp_path, paths)

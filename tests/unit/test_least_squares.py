@@ -139,11 +139,14 @@ def _low_rank_by_alternation(
     inputs = np.vstack([inputs, ridge**0.5 * np.eye(width)])
     outputs = np.vstack([outputs, np.zeros((width, outputs.shape[1]))])
     right = np.random.default_rng(seed).normal(size=(outputs.shape[1], rank))
+    matrix: Rows = np.zeros((width, outputs.shape[1]))
     for _ in range(2000):
         right = np.linalg.qr(right)[0]
         left = np.linalg.lstsq(inputs, outputs @ right, rcond=None)[0]
         right = np.linalg.lstsq(inputs @ left, outputs, rcond=None)[0].T
-    matrix: Rows = left @ right.T
+        matrix, last = left @ right.T, matrix
+        if np.abs(matrix - last).max() < 1e-13:
+            break
     return matrix
 
 

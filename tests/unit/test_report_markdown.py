@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-import report_example as example
 
 from lpsteps.report.markdown import tables_markdown
-from lpsteps.steps.build_tables import main as build_tables
 
 
 @pytest.fixture(scope="module")
-def payload(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("run")
-    example.copy_reports(folder)
-    paths = example.write_run(folder)
-    arguments = [*example.build_arguments(paths), "--spec", json.dumps(example.spec())]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert build_tables(arguments) == 0
-    return json.loads((folder / "out/tables.json").read_text())
+def payload(built_tables: Path) -> Any:
+    return json.loads(built_tables.read_text())
 
 
 def rows(text: str) -> list[list[str]]:

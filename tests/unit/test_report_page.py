@@ -17,7 +17,6 @@ from report_example import ROOT
 
 from lpsteps.errors import LpstepsError
 from lpsteps.report.page import SCRIPTS, render_page, sample_sentences, script_json
-from lpsteps.steps.build_tables import main as build_tables
 
 TEMPLATES = {
     path.name: path.read_text(encoding="utf-8") for path in (ROOT / "reports/templates").iterdir()
@@ -74,17 +73,8 @@ class Tree(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def payload(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("run")
-    example.copy_reports(folder)
-    paths = example.write_run(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert (
-            build_tables([*example.build_arguments(paths), "--spec", json.dumps(example.spec())])
-            == 0
-        )
-    return json.loads((folder / "out/tables.json").read_text())
+def payload(built_tables: Path) -> Any:
+    return json.loads(built_tables.read_text())
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-import report_example as example
 
 from lpsteps.report.panel_data import column_titles, difference_text, panel_data
-from lpsteps.steps.build_tables import main as build_tables
 
 
 @pytest.fixture(scope="module")
-def payload(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("run")
-    example.copy_reports(folder)
-    arguments = example.build_arguments(example.write_run(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert build_tables([*arguments, "--spec", json.dumps(example.spec())]) == 0
-    return json.loads((folder / "out/tables.json").read_text())
+def payload(built_tables: Path) -> Any:
+    return json.loads(built_tables.read_text())
 
 
 def unpacked(data: dict[str, Any], name: str) -> dict[str, Any]:

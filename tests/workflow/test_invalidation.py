@@ -197,6 +197,12 @@ def add_method(project: Path) -> None:
     add_row("table02", row)(project)
 
 
+def hidden_files(project: Path) -> None:
+    (project / "reports/templates/.DS_Store").write_bytes(b"\x00\xff")
+    (project / "lpsteps/evaluation/benchmarks/.#piqa.yaml").symlink_to("somebody@somewhere")
+    (project / "reports/tables/.table02.yaml.swp").write_bytes(b"\x00\xff")
+
+
 SCORES = r"evaluate_(perplexity|harness)/tiny/"
 PLAN = r"(rank_layers|choose_layers|build_patch|evaluate_\w+)/tiny.*"
 MOMENTS = (
@@ -226,6 +232,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "touch of every file": (touch_everything, NOTHING),
     "fresh clone with copied results": (fresh_clone_with_copied_results, NOTHING),
     "comment in the profile": (append(PROFILE, "# a comment\n"), NOTHING),
+    "hidden files of editors": (hidden_files, NOTHING),
     "module that no step imports": (
         lambda project: (project / "lpsteps/unused.py").write_text('"""Unused."""\nX = 1\n'),
         NOTHING,
@@ -482,6 +489,8 @@ def test_edit_plans_exactly_what_it_invalidates(copy: Path, every_job: set[str],
     edit(copy)
     found = planned(copy)
     known = every_job | found
+    for pattern in patterns:
+        assert any(re.search(pattern, job) for job in known), f"{pattern}: matches no job"
     expected = {job for job in known if any(re.search(pattern, job) for pattern in patterns)}
     assert found == expected, (
         f"not expected: {sorted(found - expected)}; not planned: {sorted(expected - found)}"

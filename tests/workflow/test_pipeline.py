@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from project import CHECKOUT, PROFILE, make_project, snakemake, start_snakemake
+from project import CHECKOUT, make_project, snakemake, start_snakemake
 
 
 def test_every_cell_is_measured_or_says_why_not(finished: Path):
@@ -167,19 +167,6 @@ MISTAKES = {
         "method: chanel_scale",
         "recoveries.channel-scale: recovery method 'chanel_scale' does not exist: did you mean 'channel_scale'?",
     ),
-    "mistyped training text": (
-        PROFILE,
-        "training_text: tiny",
-        "training_text: tinny",
-        "training_text: training text 'tinny' is not defined; did you mean 'tiny'?",
-    ),
-    "missing model": (
-        PROFILE,
-        "tiny:",
-        "tinny:",
-        "model 'tinny' is not defined; did you mean 'tiny'?",
-    ),
-    "too many layers": (PROFILE, "- 2\n", "- 6\n", "cannot remove 6 layers from a model with 6"),
     "no YAML": ("config/methods.yaml", "selections:", "selections: [", "not valid YAML"),
 }
 
@@ -193,6 +180,16 @@ def test_config_mistake_is_one_line_before_any_job(copy: Path, edit, mistake: st
     errors = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and expected in errors[0]
     assert "Traceback" not in run.stdout
+
+
+@pytest.mark.parametrize("level", ["n0", "n02"])
+def test_a_number_of_layers_has_one_name_and_none_is_the_dense_model(finished: Path, level: str):
+    run = snakemake(
+        finished,
+        "-n",
+        f"results/tiny/calibration/wikipedia/selection/llm-streamline/{level}/none/scores/wikipedia.json",
+    )
+    assert run.returncode == 1 and "MissingRuleException" in run.stdout
 
 
 def test_lint_has_no_finding_but_the_accepted_one(finished: Path):
