@@ -14,7 +14,7 @@ report: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) reports/tables.html
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" -n logical --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m "not slow" -n $(shell nproc) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGUMENTS)
@@ -120,6 +120,6 @@ clean:
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "error: Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGUMENTS) --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

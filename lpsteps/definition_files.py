@@ -81,7 +81,7 @@ def _complaint(error: yaml.YAMLError) -> str:
 
 def list_definitions(folder: Path) -> list[str]:
     """Return the names of all definitions in a folder, sorted; editors hide files of their own."""
-    return sorted(file.stem for file in folder.glob("*.yaml") if not file.name.startswith("."))
+    return sorted(file.stem for file in folder.glob("[!.]*.yaml"))
 
 
 def definition_path(kind: str, name: str, folder: Path) -> Path:

@@ -165,7 +165,7 @@ def closure(modules: Iterable[str]) -> dict[str, str]:
 
 def package_digests() -> dict[str, str]:
     """Return ``{module: digest}`` for all modules of this package."""
-    files = (ROOT / PACKAGE).rglob("*.py")
+    files = (ROOT / PACKAGE).rglob("[!.]*.py")
     parts = (file.relative_to(ROOT).with_suffix("").parts for file in files)
     return closure(".".join(part for part in own if part != "__init__") for own in parts)
 

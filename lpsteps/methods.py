@@ -27,7 +27,7 @@ _NOT_METHODS = {"__init__", "base", "ranking"}
 @functools.cache
 def method_names(kind: str) -> tuple[str, ...]:
     """Return the names of all methods of a kind, which is a folder of the package, sorted."""
-    files = (_PACKAGE / kind).glob("*.py")
+    files = (_PACKAGE / kind).glob("[!.]*.py")
     return tuple(sorted(file.stem for file in files if file.stem not in _NOT_METHODS))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-import yaml
 from filelock import FileLock
 from tiny_families import COMMON, FAMILIES, FURTHER
 
@@ -56,9 +55,7 @@ def _version_once(name: str) -> str:
 metadata.version = _version_once
 
 
-@cache
-def _parsed(text: str) -> Any:
-    return yaml.load(text, Loader=definition_files._StrictLoader)
+_parsed = cache(definition_files.parse)
 
 
 def _parse_once(text: str) -> Any:

@@ -33,7 +33,7 @@ class HarnessSettings(BaseModel):
         split: Split of the dataset that is scored.
         metric: The harness's metric that the tables show.
         shots: Solved examples in front of each question.
-        fewshot_split: Split of the dataset that gives them, another one than `split`.
+        fewshot_split: Split of the dataset that gives them, not the same as `split`.
         total: Documents in the whole split.
         unit: Unit of the scores.
     """

@@ -71,8 +71,8 @@ def choose_layers_spec(
         if n not in shown and (kind != "sequence" or not shown or n > shown[-1]):
             raise LpstepsError(
                 f"{selection}: n{n}: no table or figure of the profile shows {n} layers of {model} "
-                f"removed in this way on {calibration}, and its ranking runs the model for those "
-                "that are shown alone; add the number below `tables`, and a row if there is none"
+                f"removed in this way on {calibration}, and its ranking covers only the numbers "
+                "that are shown; add the number below `tables`, and a row if there is none"
             )
     return {
         "model": model,

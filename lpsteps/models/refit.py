@@ -239,7 +239,8 @@ def _fit_projection(
 
 def _missing(dense: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """What rows lack to be the dense stream; bfloat16 would round most of the difference off."""
-    return dense.flatten(0, -2).float() - rows.float()
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    return dense.flatten(0, -2).to(dtype) - rows.to(dtype)
 
 
 class _NormalEquations:

@@ -176,7 +176,7 @@ def _settings_of(
             settings[name] = [new for new, layer in enumerate(survivors) if layer in numbers]
     # Families that list layers without experts also take experts in every so-many-th layer alone.
     step = getattr(config, "decoder_sparse_step", 1)
-    if step > 1 and "mlp_only_layers" in settings:
+    if step > 1 and len(survivors) < n_layers and "mlp_only_layers" in settings:
         settings["mlp_only_layers"] = [
             new
             for new, layer in enumerate(survivors)

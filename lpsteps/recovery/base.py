@@ -177,14 +177,14 @@ def channel_ratios(
     For each sample, the mean absolute activation of a channel in front of layer ``end`` over that
     in front of layer ``start`` (LinearPatch, section 3). The released code averages these ratios
     over the samples, in which every sample counts the same; the paper's wording also allows the
-    ratio of the averages. A channel that is silent on both sides keeps the ratio 1.
+    ratio of the averages. A channel that is silent in front keeps the ratio 1.
 
     Args:
         statistics: Mean absolute activations of the dense model.
         start: First layer.
         end: Layer after the last one; the number of layers stands for the final norm.
         basis: Basis in which channels are counted, as the statistics name it.
-        params: Reduction, and the floor under both activations.
+        params: Reduction, and the floor up to which a channel is silent.
 
     Returns:
         Positive ratios, float64 ``[hidden_size]``.

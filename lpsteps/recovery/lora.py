@@ -41,6 +41,11 @@ TITLE: Final = "LoRA healing"
 PAPER: Final = "https://arxiv.org/abs/2402.02834"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
 
+# Families whose projections, or experts, are no linear modules in transformers.
+_NOT_LINEAR = frozenset(
+    {"deepseek_v3", "gpt2", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"}
+)
+
 # Of the weights in the layers that adapters reach; a row with less would not be what its name says.
 _LEAST_SHARE = 0.5
 
@@ -58,6 +63,13 @@ class Params(TrainingParams):
     rank: int = Field(default=8, ge=1, description="Rank of each update")
     alpha: int = Field(default=16, ge=1, description="Updates are scaled by alpha / rank")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout in front of an update")
+
+
+def unsuited(params: Params, n: int, family: str | None) -> str | None:
+    """Return why the layers of a family cannot be adapted, or None where they can."""
+    if family in _NOT_LINEAR:
+        return f"adapts linear modules, of which the layers of {family} have few"
+    return None
 
 
 def healed_weights(
@@ -164,8 +176,8 @@ def build(context: RecoveryContext, params: Params) -> PatchSet:
     """Heal the pruned model; the patch set replaces every projection of the remaining layers.
 
     Raises:
-        LpstepsError: peft is not installed, the layers have no linear modules, there is not enough
-            text, or a loss is not finite.
+        LpstepsError: peft is not installed, most weights are not in linear modules, there is not
+            enough text, or a loss is not finite.
     """
     source = context.needed_model()
     text = training_text(source.windows, params)

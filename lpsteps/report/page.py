@@ -282,8 +282,10 @@ def sample_sentences(payload: Mapping[str, Any]) -> list[str]:
             parts = []
             for n in sorted(counts, reverse=True):
                 parts.append(f"{n} for {named(case for case in limited if case['n'] == n)}")
-            if len(limited) < len(cases):
-                parts.append(f"all for {named(case for case in cases if not case['limited'])}")
+            # A title in both lists is limited for one model, whose windows are more.
+            cut = {case["benchmark"] for case in limited}
+            whole = [case for case in cases if case["benchmark"] not in cut]
+            parts += [f"all for {named(whole)}"] if whole else []
             sentences.append(
                 f"Each {subject} is on a limited number of {unit}, {which}: {'; '.join(parts)}."
             )

@@ -207,8 +207,8 @@ def _drawn_differences(counts: tuple[int, ...], task: int, resamples: int, seed:
 
 
 @lru_cache(maxsize=256)
-def _resampled_perplexity(losses: tuple[float, ...], corpus: int) -> Values:
-    means = draws(len(losses), corpus, RESAMPLES, SEED) @ np.array(losses) / len(losses)
+def _resampled_perplexity(losses: tuple[float, ...], corpus: int, resamples: int) -> Values:
+    means = draws(len(losses), corpus, resamples, SEED) @ np.array(losses) / len(losses)
     perplexities: Values = np.exp(means)
     return perplexities
 
@@ -219,8 +219,8 @@ class _Documents(NamedTuple):
     counts: tuple[int, ...]
     task: int
 
-    def differences(self) -> Values:
-        return _drawn_differences(self.counts, self.task, RESAMPLES, SEED)
+    def differences(self, resamples: int) -> Values:
+        return _drawn_differences(self.counts, self.task, resamples, SEED)
 
 
 class _Windows(NamedTuple):
@@ -230,8 +230,8 @@ class _Windows(NamedTuple):
     other: tuple[float, ...]
     corpus: int
 
-    def differences(self) -> Values:
-        own, other = (_resampled_perplexity(values, self.corpus) for values in self[:2])
+    def differences(self, resamples: int) -> Values:
+        own, other = (_resampled_perplexity(one, self.corpus, resamples) for one in self[:2])
         difference: Values = own - other
         return difference
 
@@ -239,12 +239,12 @@ class _Windows(NamedTuple):
 # A table shows the same pairs of rows in column after column, and a page in table after table.
 @lru_cache(maxsize=16_384)
 def _resampled(
-    pairs: tuple[_Documents | _Windows, ...], weights: tuple[float, ...]
+    pairs: tuple[_Documents | _Windows, ...], weights: tuple[float, ...], resamples: int
 ) -> tuple[tuple[float, float], float] | None:
     """Return the interval of a mean difference and its p-value; None where it has no end."""
     with np.errstate(invalid="ignore"):
         differences: Values = np.average(
-            [pair.differences() for pair in pairs], axis=0, weights=weights
+            [pair.differences(resamples) for pair in pairs], axis=0, weights=weights
         )
     # Infinite to both sides, in two tasks: on no side.
     differences[np.isnan(differences)] = 0.0
@@ -298,7 +298,7 @@ def compare(own: Entry, other: Entry, name: str) -> Finding | None:
         else:
             answers = dense[0].samples.values if dense else None
             pairs.append(_Documents(_case_counts(mine, theirs, answers), number))
-    found = _resampled(tuple(pairs), own.weights)
+    found = _resampled(tuple(pairs), own.weights, RESAMPLES)
     if found is None:
         return None
     bounds, p = found

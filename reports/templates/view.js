@@ -90,7 +90,7 @@ const numberOf = (cell) =>
 // A printed number is compared with the printed one, whatever was measured of the dense model.
 const denseOf = (cell) => {
   const dense = cellOf(cell.denseId);
-  return cell.status === "published" && dense?.status === "measured" ? dense.published : numberOf(dense);
+  return cell.status === "published" && dense?.status !== "published" ? dense?.published : numberOf(dense);
 };
 const signed = (number) => `${number < 0 ? "" : "+"}${number.toFixed(2)}`;
 

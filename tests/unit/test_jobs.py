@@ -14,7 +14,7 @@ from lpsteps import jobs, methods
 from lpsteps.config import Config, load_config
 from lpsteps.distillation.settings import DistillationSettings
 from lpsteps.errors import LpstepsError
-from lpsteps.recovery import streamline_ffn
+from lpsteps.recovery import lora, streamline_ffn
 from lpsteps.report.definitions import TableDefinition
 from lpsteps.report.evidence import parse_build_spec
 from lpsteps.selection.base import SelectionContext
@@ -249,6 +249,13 @@ def test_a_stated_width_needs_no_family_whose_mlps_are_known() -> None:
     reason = "needs a family whose output projections are known, and mixtral is none"
     assert methods.unsuited(streamline_ffn, own, 2, "mixtral") == reason
     assert methods.unsuited(streamline_ffn, stated, 2, "mixtral") is None
+
+
+def test_lora_is_not_asked_of_families_of_few_linear_modules() -> None:
+    params = lora.Params()
+    reason = "adapts linear modules, of which the layers of mixtral have few"
+    assert methods.unsuited(lora, params, 2, "mixtral") == reason
+    assert [methods.unsuited(lora, params, 2, family) for family in ("llama", None)] == [None, None]
 
 
 MOVING = {"branch-refit", "replaceme", "procrustes-replaceme", "replaceme-cosine"}

@@ -143,7 +143,7 @@ def test_compute_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_follow_the_variable_and_else_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LPSTEPS_THREADS", "3")
     assert configure_torch() == 3 == torch.get_num_threads()
-    # Whatever Snakemake set for NumPy, which goes by --cores; a build may allow fewer.
+    # Whatever Snakemake set for NumPy, which goes by --cores.
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     assert pools and {pool["num_threads"] for pool in pools} == {3}
     monkeypatch.delenv("LPSTEPS_THREADS")

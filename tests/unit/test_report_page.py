@@ -550,6 +550,13 @@ def limits(*cases: tuple[str, int, int]) -> dict[str, Any]:
                 "64 for PIQA; all for COPA."
             ],
         ),
+        (
+            [("novels", 30, 31), ("novels", 29, 29)],
+            [
+                "Each perplexity is on a limited number of windows, the first ones of its split: "
+                "30 for NOVELS."
+            ],
+        ),
         # Of two models, whose tokenizers cut a text into windows of their own.
         (
             [("novels", 8, 31), ("novels", 8, 29)],

@@ -200,7 +200,8 @@ def add_method(project: Path) -> None:
 def hidden_files(project: Path) -> None:
     (project / "reports/templates/.DS_Store").write_bytes(b"\x00\xff")
     (project / "lpsteps/evaluation/benchmarks/.#piqa.yaml").symlink_to("somebody@somewhere")
-    (project / "reports/tables/.table02.yaml.swp").write_bytes(b"\x00\xff")
+    (project / "reports/tables/.#table02.yaml").symlink_to("somebody@somewhere")
+    (project / "lpsteps/recovery/.#lora.py").symlink_to("somebody@somewhere")
 
 
 SCORES = r"evaluate_(perplexity|harness)/tiny/"

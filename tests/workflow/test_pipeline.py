@@ -192,6 +192,15 @@ def test_a_number_of_layers_has_one_name_and_none_is_the_dense_model(finished: P
     assert run.returncode == 1 and "MissingRuleException" in run.stdout
 
 
+def test_a_number_that_the_ranking_does_not_cover_ends_the_planning_in_one_line(finished: Path):
+    target = "results/tiny/calibration/wikipedia/selection/sleb/n4/none/scores/wikipedia.json"
+    run = snakemake(finished, "-n", target)
+    assert run.returncode == 1
+    errors = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: sleb: n4: no table or figure")
+    assert "Traceback" not in run.stdout
+
+
 def test_lint_has_no_finding_but_the_accepted_one(finished: Path):
     """One locked environment serves all rules, so none names its own."""
     run = snakemake(finished, "--lint")
