@@ -11,8 +11,11 @@ it includes the Python version, because the parse tree belongs to one.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
+import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -121,14 +124,62 @@ def _imported_modules(module: str, path: Path, tree: ast.Module) -> Iterator[str
 @functools.cache
 def _parse(module: str, path: Path, modified: int, size: int) -> tuple[str, tuple[str, ...]]:
     """Return the digest of a module and the modules that it imports from this package."""
-    source = path.read_text(encoding="utf-8")
-    try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise LpstepsError(f"{path}:{error.lineno}: does not parse ({error.msg})") from error
-    imported = dict.fromkeys(_imported_modules(module, path, tree))
-    own = tuple(name for name in imported if name.split(".")[0] == PACKAGE)
-    return _tree_digest(tree), own
+    source = path.read_bytes()
+    parsed = _Parsed.below(ROOT)
+    sha256 = hashlib.sha256(source).hexdigest()
+    if module not in parsed.modules or parsed.modules[module][0] != sha256:
+        try:
+            tree = ast.parse(source)
+        except SyntaxError as error:
+            raise LpstepsError(f"{path}:{error.lineno}: does not parse ({error.msg})") from error
+        imported = dict.fromkeys(_imported_modules(module, path, tree))
+        own = [name for name in imported if name.split(".")[0] == PACKAGE]
+        parsed.modules[module] = (sha256, _tree_digest(tree), own)
+        parsed.changed = True
+    _, digest, imports = parsed.modules[module]
+    return digest, tuple(imports)
+
+
+class _Parsed:
+    """What was found out about sources, kept beside their bytecode: parsing them takes seconds.
+
+    An entry holds as long as the source has the same bytes, and all hold for one Python and one
+    version of this module.
+
+    Attributes:
+        modules: By module, the SHA-256 of its source, its digest and what it imports.
+        changed: Whether there is more than in the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._valid_for = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+        self.modules: dict[str, tuple[str, str, list[str]]] = {}
+        self.changed = False
+        # Whatever else is in the file is replaced.
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["valid_for"] == self._valid_for:
+                self.modules = content["modules"]
+
+    @classmethod
+    @functools.cache
+    def below(cls, root: Path) -> _Parsed:
+        """Return what is known of the sources of a checkout."""
+        name = f"fingerprints.{sys.implementation.cache_tag}.json"
+        return cls(root / PACKAGE / "__pycache__" / name)
+
+    def keep(self) -> None:
+        """Write what is new where Python may write bytecode; of two processes the last stays."""
+        if not self.changed or sys.dont_write_bytecode:
+            return
+        self.changed = False
+        partial = self._path.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(exist_ok=True)
+            content = {"valid_for": self._valid_for, "modules": self.modules}
+            partial.write_text(json.dumps(content), encoding="utf-8")
+            partial.replace(self._path)
 
 
 def closure(modules: Iterable[str]) -> dict[str, str]:
@@ -160,6 +211,7 @@ def closure(modules: Iterable[str]) -> dict[str, str]:
         pending.extend(imported)
         parts = module.split(".")
         pending.extend(".".join(parts[:length]) for length in range(1, len(parts)))
+    _Parsed.below(ROOT).keep()
     return dict(sorted(digests.items()))
 
 

@@ -19,6 +19,9 @@ from tiny_families import COMMON, FAMILIES, FURTHER
 
 from lpsteps import definition_files
 
+# Copies of the project run hundreds of programs, each of which would compile its modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Tests run side by side; one thread each also keeps their rounding the same on any machine.
 os.environ.setdefault("LPSTEPS_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

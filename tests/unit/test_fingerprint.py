@@ -1,5 +1,6 @@
 """A digest changes with behaviour only; a closure follows imports only."""
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -188,3 +189,60 @@ def test_command_line_as_a_program() -> None:
     assert [line.split()[1] for line in done.stdout.splitlines()] == list(
         fingerprint.closure(["lpsteps.plan"])
     )
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that the digests of `package` are kept in."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    tag = sys.implementation.cache_tag
+    return tmp_path / "lpsteps/__pycache__" / f"fingerprints.{tag}.json"
+
+
+def forget() -> None:
+    """Be another process."""
+    fingerprint._parse.cache_clear()
+    fingerprint._Parsed.below.cache_clear()
+
+
+def test_digests_are_kept_for_other_processes(
+    package, stored: Path, monkeypatch: pytest.MonkeyPatch
+):
+    package(a="import lpsteps.b\n", b="X = 1\n")
+    found = fingerprint.closure(["lpsteps.a"])
+    forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "_tree_digest", None)  # nothing is parsed
+        assert fingerprint.closure(["lpsteps.a"]) == found
+    # As many bytes, written in the same moment perhaps.
+    package(b="X = 2\n")
+    forget()
+    changed = fingerprint.closure(["lpsteps.a"])
+    assert changed["lpsteps.b"] != found["lpsteps.b"]
+    forget()
+    assert fingerprint.closure(["lpsteps.a"]) == changed
+    assert not list(stored.parent.glob("*.[0-9]*"))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"valid_for": "another version"}'])
+def test_kept_digests_of_no_use_are_replaced(package, stored: Path, content: str):
+    package(a="X = 1\n")
+    stored.parent.mkdir()
+    stored.write_text(content)
+    forget()
+    found = fingerprint.closure(["lpsteps.a"])
+    assert json.loads(stored.read_text())["modules"]["lpsteps.a"][1] == found["lpsteps.a"]
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(
+    package, stored: Path, monkeypatch: pytest.MonkeyPatch
+):
+    package(a="X = 1\n")
+    stored.parent.write_text("a file in place of the folder")
+    forget()
+    assert "lpsteps.a" in fingerprint.closure(["lpsteps.a"])
+    stored.parent.unlink()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    forget()
+    fingerprint.closure(["lpsteps.a"])
+    assert not stored.parent.exists()

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from project import CHECKOUT, COPIED, GENERATED, snakemake
 
-PROFILE = "config/config.yaml"
-PLANS = "results/smollm2-135m/calibration/wikipedia/selection"
+PROFILE = "config/repairs.yaml"
+PLANS = "results/smollm2-135m/calibration/wikipedia-64/selection"
 
 
 @pytest.fixture
