@@ -79,7 +79,9 @@ def configure_torch() -> int:
     threadpool_limits(threads, user_api="blas")
     # Without a fixed workspace cuBLAS is not deterministic; it is read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As use_deterministic_algorithms(True, warn_only=True), which imports torch's compiler as well,
+    # to set an option of it.
+    torch.set_deterministic_debug_mode("warn")
     # Comes with it: every new tensor is filled once before it is written. Nothing here reads what
     # was not written, and the fills take as long as an element-wise operation on each activation.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

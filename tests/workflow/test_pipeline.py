@@ -106,6 +106,7 @@ def different(names: list[str], one: Path, other: Path) -> list[str]:
     return [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
 
 
+@pytest.mark.slow  # the campaign of tests/faults kills single steps, in every run
 def test_a_killed_build_elsewhere_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path):
     """Payloads hold no times and no paths of the machine, and a kill leaves nothing half written.
 

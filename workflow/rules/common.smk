@@ -334,6 +334,21 @@ wildcard_constraints:
     lineage=r"dense|calibration/[^/]+/(selection/[^/]+/n[1-9]\d*/[^/]+|width/[^/]+/n[1-9]\d*)",
 
 
+def chosen_layers_spec(wildcards):
+    """The settings of a choice; a number that the ranking does not cover ends the planning."""
+    try:
+        return jobs.choose_layers_spec(
+            CONFIG,
+            wildcards.model,
+            wildcards.calibration,
+            wildcards.selection,
+            int(wildcards.n),
+        )
+    except LpstepsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1)
+
+
 def exported_variant(wildcards):
     """The variant that a job exports."""
     return jobs.Variant.from_lineage(wildcards.model, wildcards.lineage)

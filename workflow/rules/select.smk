@@ -3,21 +3,6 @@
 RANKING = paths.ranking("{model}", "{calibration}", "{selection}")
 
 
-def chosen_layers_spec(wildcards):
-    """The settings of a choice; a number that the ranking does not cover ends the planning."""
-    try:
-        return jobs.choose_layers_spec(
-            CONFIG,
-            wildcards.model,
-            wildcards.calibration,
-            wildcards.selection,
-            int(wildcards.n),
-        )
-    except LpstepsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1)
-
-
 rule rank_layers:
     input:
         unpack(selection_inputs),
