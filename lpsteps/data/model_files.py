@@ -6,10 +6,13 @@ from pathlib import Path
 
 from lpsteps.artifacts import read_json
 from lpsteps.errors import LpstepsError
+from lpsteps.object_storage import MANIFEST
+from lpsteps.output_folder import LISTING
+from lpsteps.provenance import RECORD_SUFFIX
 
 _CODE = ".py"
 # What this project writes beside a model's files, of an export that is taken as a model.
-BOOKKEEPING = frozenset({"manifest.json", "manifest.json.record.json", ".outputs.json"})
+BOOKKEEPING = frozenset({MANIFEST, MANIFEST + RECORD_SUFFIX, LISTING})
 _SUFFIXES = frozenset({".json", ".safetensors", ".model", ".jinja", ".txt", _CODE})
 
 

@@ -148,42 +148,18 @@ def all_pairs(p_values: Sequence[float]) -> tuple[int, list[float]]:
     return pairs, [min(1.0, pairs * p) for p in p_values]
 
 
-def resampled_differences(
-    own: Sequence[float],
-    other: Sequence[float],
-    dense: Sequence[float] | None,
-    task: int,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> Values:
-    """Return how two models differ in accuracy on resamples of the documents of a task.
-
-    Documents count only by who answers them: by one model minus the other, and by the dense one.
-    So a resample draws how often each of these cases occurs, which has the same distribution as
-    drawing documents and takes far fewer draws.
+def case_counts(
+    own: Sequence[float], other: Sequence[float], dense: Sequence[float] | None
+) -> tuple[int, ...]:
+    """Count how often one model loses, equals and gains on another one.
 
     Args:
         own: 0 or 1 for each document.
         other: The same of another model.
-        dense: The same of the dense model, of whose accuracy the difference is a share; None for
-            the difference itself.
-        task: Number of the task; another one has other draws.
-        resamples: Number of resamples.
-        seed: Seed of the draws.
+        dense: The same of the dense model; None to leave it out.
 
     Returns:
-        Float64 ``[resamples]``, in percentage points, or in percent of the dense accuracy; infinite
-        where the dense model answers nothing in a resample and the others differ.
-    """
-    return _drawn_differences(_case_counts(own, other, dense), task, resamples, seed)
-
-
-def _case_counts(
-    own: Sequence[float], other: Sequence[float], dense: Sequence[float] | None
-) -> tuple[int, ...]:
-    """Count the documents that are lost, equal and gained.
-
-    Where there is a dense model, the last three of six counts are of the documents it answers.
+        Three counts; with a dense model six, the last three of the documents that it answers.
     """
     codes = 1 + np.array(own, dtype=np.int64) - np.array(other, dtype=np.int64)
     if dense is not None:
@@ -192,8 +168,27 @@ def _case_counts(
 
 
 @lru_cache(maxsize=64)
-def _drawn_differences(counts: tuple[int, ...], task: int, resamples: int, seed: int) -> Values:
-    """Draw how often each case of :func:`_case_counts` occurs."""
+def resampled_differences(
+    counts: tuple[int, ...], task: int, resamples: int = RESAMPLES, seed: int = SEED
+) -> Values:
+    """Return how two models differ in accuracy on resamples of the documents of a task.
+
+    Documents count only by who answers them: by one model minus the other, and by the dense one.
+    So a resample draws how often each of these cases occurs, which has the same distribution as
+    drawing documents and takes far fewer draws.
+
+    Args:
+        counts: What :func:`case_counts` returns. With a dense model, the difference is a share of
+            its accuracy.
+        task: Number of the task; another one has other draws.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+
+    Returns:
+        Float64 ``[resamples]``, read-only, in percentage points, or in percent of the dense
+        accuracy; infinite where the dense model answers nothing in a resample and the others
+        differ.
+    """
     generator = np.random.default_rng([seed, task])
     total = sum(counts)
     drawn = generator.multinomial(total, np.array(counts) / total, size=resamples)
@@ -220,7 +215,7 @@ class _Documents(NamedTuple):
     task: int
 
     def differences(self, resamples: int) -> Values:
-        return _drawn_differences(self.counts, self.task, resamples, SEED)
+        return resampled_differences(self.counts, self.task, resamples)
 
 
 class _Windows(NamedTuple):
@@ -236,7 +231,7 @@ class _Windows(NamedTuple):
         return difference
 
 
-# A table shows the same pairs of rows in column after column, and a page in table after table.
+# Tables share rows, and so the comparisons of these.
 @lru_cache(maxsize=16_384)
 def _resampled(
     pairs: tuple[_Documents | _Windows, ...], weights: tuple[float, ...], resamples: int
@@ -297,7 +292,7 @@ def compare(own: Entry, other: Entry, name: str) -> Finding | None:
             pairs.append(_Windows(mine, theirs, number))
         else:
             answers = dense[0].samples.values if dense else None
-            pairs.append(_Documents(_case_counts(mine, theirs, answers), number))
+            pairs.append(_Documents(case_counts(mine, theirs, answers), number))
     found = _resampled(tuple(pairs), own.weights, RESAMPLES)
     if found is None:
         return None

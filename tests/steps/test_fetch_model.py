@@ -234,6 +234,9 @@ def test_the_hub_is_asked_for_the_pinned_commit_and_no_pickles(
         asked.update(settings, repo=repo)
         for name in ("config.json", "model.safetensors"):
             shutil.copy(source / name, settings["local_dir"])
+        # Of a repository that `lpsteps export` has filled.
+        for name in ("manifest.json", "manifest.json.record.json"):
+            (settings["local_dir"] / name).write_text('{"rule": "export_model"}')
         (settings["local_dir"] / ".cache").mkdir()
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
@@ -242,8 +245,10 @@ def test_the_hub_is_asked_for_the_pinned_commit_and_no_pickles(
     assert (asked["repo"], asked["revision"]) == ("owner/tiny", REVISION)
     assert "model*.safetensors" in asked["allow_patterns"]
     assert not {"*.bin", "*.py", "*"} & set(asked["allow_patterns"])
-    manifest = verify_file_manifest(tmp_path / "models" / "tiny" / "manifest.json")
+    written = tmp_path / "models" / "tiny" / "manifest.json"
+    manifest = verify_file_manifest(written)
     assert set(manifest["files"]) == {"config.json", "model.safetensors"}
+    assert read_record(written)["rule"] == "fetch_model"
     assert manifest["source"] == origin
 
 

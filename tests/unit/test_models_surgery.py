@@ -351,28 +351,24 @@ def test_layers_without_rotary_embedding_are_loaded_as_such(tmp_path: Any) -> No
     ids=["all", "every-2nd"],
 )
 def test_layers_without_experts_are_loaded_as_such(
-    tmp_path: Any, step: int, listed: list[int], shortened: list[int]
+    tiny_model: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+    step: int,
+    listed: list[int],
+    shortened: list[int],
 ) -> None:
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
     from lpsteps.models.loading import load_model
 
-    torch.manual_seed(0)
-    model = Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            vocab_size=128,
-            hidden_size=HIDDEN_SIZE,
-            intermediate_size=80,
-            moe_intermediate_size=24,
-            num_experts=4,
-            num_experts_per_tok=2,
-            num_hidden_layers=N_LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            decoder_sparse_step=step,
-            mlp_only_layers=listed,
-        )
-    ).eval()
+    settings = {
+        "intermediate_size": 80,
+        "num_key_value_heads": 2,
+        "moe_intermediate_size": 24,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    monkeypatch.setitem(FAMILIES, "qwen3_moe", ("Qwen3MoeConfig", settings))
+    model = tiny_model("qwen3_moe", decoder_sparse_step=step, mlp_only_layers=listed)
     apply_plan(model, plan_of(0, 1))
     assert model.config.mlp_only_layers == shortened
     model.save_pretrained(tmp_path)

@@ -30,6 +30,7 @@ from lpsteps.report.significance import (
     Entry,
     Finding,
     bootstrap_p,
+    case_counts,
     compare,
     compare_column,
     describe,
@@ -164,7 +165,8 @@ def test_cases_are_drawn_as_documents_are() -> None:
     picked = rng.integers(0, 40, size=(20_000, 40))
     a, b, whole = (np.array(row)[picked].sum(axis=1) for row in (own, other, dense))
     for reference, plain in ((None, 100 * (a - b) / 40), (dense, 100 * (a - b) / whole)):
-        found = resampled_differences(own, other, reference, task=1, resamples=20_000)
+        counts = case_counts(own, other, reference)
+        found = resampled_differences(counts, task=1, resamples=20_000)
         assert found.mean() == pytest.approx(plain.mean(), abs=0.4)
         assert found.std() == pytest.approx(plain.std(), rel=0.03)
         for share in (0.025, 0.5, 0.975):
@@ -271,12 +273,12 @@ def test_resamples_without_an_answer_of_the_dense_model_stand_at_the_ends() -> N
     assert math.isfinite(found.bounds[1]) and found.bounds[0] > 0
     assert found.told_apart and back.told_apart
     assert found.p == back.p and back.bounds == (-found.bounds[1], -found.bounds[0])
-    empty = resampled_differences(
+    counts = case_counts(
         rows(4)[0].scores[0].samples.values,
         rows(4)[1].scores[0].samples.values,
         rows(4)[0].dense[0].samples.values,
-        zlib.crc32(b"a"),
     )
+    empty = resampled_differences(counts, zlib.crc32(b"a"))
     assert 0 < np.isinf(empty).sum() < 0.025 * RESAMPLES  # It is 0.8 to the 20th, 1.2 %.
     # With two answers of twenty, an eighth of the resamples has none: the interval has no end.
     assert compare(*rows(2), "bad") is None
