@@ -15,6 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 from filelock import FileLock
+from shared_folder import shared_folder
 from tiny_families import COMMON, FAMILIES, FURTHER
 
 from lpsteps import definition_files
@@ -83,17 +84,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-def _shared(factory: pytest.TempPathFactory, worker: str) -> Path:
-    own = factory.getbasetemp()
-    return own if worker == "master" else own.parent
-
-
 @pytest.fixture(scope="session")
 def written_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> WrittenRun:
     """The report's made-up run and its files by kind, written by the first worker that needs it."""
     import report_example as example
 
-    folder = _shared(tmp_path_factory, worker_id) / "written"
+    folder = shared_folder(tmp_path_factory, worker_id) / "written"
     paths = folder.with_suffix(".json")
     with FileLock(f"{folder}.lock"):
         if not paths.exists():
@@ -112,7 +108,7 @@ def built_tables(
     from lpsteps.steps.build_tables import main
 
     written, paths = written_run
-    folder = _shared(tmp_path_factory, worker_id) / "built"
+    folder = shared_folder(tmp_path_factory, worker_id) / "built"
     tables = folder / "out/tables.json"
     with FileLock(f"{folder}.lock"):
         if not tables.exists():

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_project import finished
+from finished_project import finished, warm_python
 from guide_project import write_named_files
 from project import snakemake
 
-__all__ = ["finished"]
+__all__ = ["finished", "warm_python"]
 
 
 @pytest.fixture(scope="session")

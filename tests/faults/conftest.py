@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_project import finished
+from finished_project import finished, warm_python
 
-__all__ = ["finished", "project"]
+__all__ = ["finished", "project", "warm_python"]
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from finished_project import copy, finished
+from finished_project import copy, finished, warm_python
 
-__all__ = ["copy", "edit", "finished"]
+__all__ = ["copy", "edit", "finished", "warm_python"]
 
 
 @pytest.fixture

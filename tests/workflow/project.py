@@ -276,10 +276,17 @@ def make_project(folder: Path) -> Path:
 
 
 def start_snakemake(
-    project: Path, *arguments: str, profile: str = PROFILE, cores: int = 2
+    project: Path,
+    *arguments: str,
+    profile: str = PROFILE,
+    cores: int = 2,
+    python: Path = Path(sys.executable),
 ) -> subprocess.Popen[str]:
-    """Start Snakemake in a project, in a process group of its own, both outputs in ``stdout``."""
-    command = [str(Path(sys.executable).parent / "snakemake"), "--cores", str(cores), *arguments]
+    """Start Snakemake in a project, in a process group of its own, both outputs in ``stdout``.
+
+    Its jobs run with the same `python`: see :mod:`warm_start` for one that saves time.
+    """
+    command = [str(python), "-m", "snakemake", "--cores", str(cores), *arguments]
     # These jobs do little but start, so as many as there are cores run side by side.
     command += ["--max-threads", "1"]
     return subprocess.Popen(
@@ -296,9 +303,9 @@ def start_snakemake(
 
 
 def snakemake(
-    project: Path, *arguments: str, profile: str = PROFILE
+    project: Path, *arguments: str, profile: str = PROFILE, python: Path = Path(sys.executable)
 ) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a project to its end."""
-    process = start_snakemake(project, *arguments, profile=profile)
+    process = start_snakemake(project, *arguments, profile=profile, python=python)
     output, _ = process.communicate(timeout=900)
     return subprocess.CompletedProcess(process.args, process.returncode, output)

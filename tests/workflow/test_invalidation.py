@@ -22,16 +22,16 @@ NOTHING: tuple[str, ...] = ()
 REPORT = ("build_tables/", "render_report/")
 
 
-def planned(project: Path, *options: str) -> set[str]:
+def planned(project: Path, python: Path, *options: str) -> set[str]:
     """The jobs of a dry run."""
-    run = snakemake(project, "-n", "-p", "reports/tables.html", *options)
+    run = snakemake(project, "-n", "-p", "reports/tables.html", *options, python=python)
     assert run.returncode == 0, run.stdout
     return set(re.findall(r"--log logs/(\S+)\.log", run.stdout))
 
 
 @pytest.fixture(scope="session")
-def every_job(finished: Path) -> set[str]:
-    return planned(finished, "--forceall")
+def every_job(finished: Path, warm_python: Path) -> set[str]:
+    return planned(finished, warm_python, "--forceall")
 
 
 def replace(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -501,10 +501,12 @@ def test_edits_without_effect_plan_nothing(copy: Path):
 
 
 @pytest.mark.parametrize("row", [row for row in MATRIX if row not in HARMLESS])
-def test_edit_plans_exactly_what_it_invalidates(copy: Path, every_job: set[str], row: str):
+def test_edit_plans_exactly_what_it_invalidates(
+    copy: Path, every_job: set[str], warm_python: Path, row: str
+):
     edit, patterns = MATRIX[row]
     edit(copy)
-    found = planned(copy)
+    found = planned(copy, warm_python)
     known = every_job | found
     for pattern in patterns:
         assert any(re.search(pattern, job) for job in known), f"{pattern}: matches no job"
@@ -520,7 +522,7 @@ def test_reason_names_what_changed(copy: Path):
     assert "lpsteps.recovery.channel_scale" in run.stdout
 
 
-def test_equal_upstream_file_does_not_cascade_when_built_first(copy: Path):
+def test_equal_upstream_file_does_not_cascade_when_built_first(copy: Path, warm_python: Path):
     """Deterministic payloads: the same bytes again leave everything after them alone."""
     code("lpsteps/steps/calibrate.py")(copy)
     places = (
@@ -528,9 +530,10 @@ def test_equal_upstream_file_does_not_cascade_when_built_first(copy: Path):
         "tiny/calibration/wikipedia+own",
         "tiny-b/calibration/wikipedia",
     )
-    run = snakemake(copy, *(f"results/{place}/stats.parquet" for place in places))
+    targets = (f"results/{place}/stats.parquet" for place in places)
+    run = snakemake(copy, *targets, python=warm_python)
     assert run.returncode == 0, run.stdout
-    assert planned(copy) == set()
+    assert planned(copy, warm_python) == set()
 
 
 def test_added_method_has_its_row_in_the_table(copy: Path):
