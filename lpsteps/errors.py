@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -41,5 +42,11 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """
     names = sorted(allowed)
     listing = ", ".join(names) if names else "nothing is defined"
-    close = difflib.get_close_matches(name, names, n=1)
+    alike = [one for one in names if _numbered(one) == _numbered(name)]
+    close = alike or difflib.get_close_matches(name, names, n=1)
     return f"did you mean '{close[0]}'? (allowed: {listing})" if close else f"allowed: {listing}"
+
+
+def _numbered(name: str) -> str:
+    """Return a name in small letters with numbers as people write them, `table2` for `table02`."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.lower())
