@@ -19,9 +19,11 @@ SCORE = f"{LINEPATCH}/scores/wikipedia.json"
 CELL = "table02/tiny/n2/llm-streamline+linearpatch/wikipedia"
 
 
-def lpsteps(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def lpsteps(
+    project: Path, *arguments: str, python: Path = Path(sys.executable)
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lpsteps.cli", *arguments],
+        [str(python), "-m", "lpsteps.cli", *arguments],
         cwd=project,
         capture_output=True,
         text=True,
@@ -262,10 +264,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
-def test_audit_names_the_tampered_file(copy: Path, tampering: str):
+def test_audit_names_the_tampered_file(copy: Path, warm_python: Path, tampering: str):
     tamper, expected = TAMPERINGS[tampering]
     tamper(copy)
-    result = lpsteps(copy, "audit")
+    result = lpsteps(copy, "audit", python=warm_python)
     assert result.returncode == 1, result.stdout
     assert expected in result.stdout and "Traceback" not in result.stderr
 
