@@ -21,6 +21,7 @@ from lpsteps.export.custom_code import (
     write_custom_code,
 )
 from lpsteps.export.settings import Form
+from lpsteps.models.families import needs_code
 from lpsteps.models.folding import fold_patches, folding_obstacle
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import move_to_device
@@ -110,6 +111,9 @@ def write_checkpoint(
     if form != "stock" and source is not None:
         config |= custom_config(form, entries)
         write_custom_code(folder, form, source)
+    elif not needs_code(config):
+        # Code that came with the dense model did not compute the scores, and need not be there.
+        config.pop("auto_map", None)
     write_json(folder / "config.json", config)
     return form
 

@@ -28,7 +28,8 @@ def title(record: ExportRecord) -> str:
     if settings.selection is None or settings.recovery is None:
         return settings.base.title
     left = record.n_layers - len(record.removed_layers) + len(record.restored_layers)
-    repair = "" if settings.recovery.method == "none" else f", {settings.recovery.title}"
+    unrepaired = settings.recovery.method == "none" and settings.recovery.training is None
+    repair = "" if unrepaired else f", {settings.recovery.title}"
     return f"{settings.base.title}, {left} of {record.n_layers} layers{repair}"
 
 
@@ -46,7 +47,7 @@ def _front_matter(record: ExportRecord) -> str:
         **({"base_model": base.repo} if base.repo else {}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["pruned", *_tags(record)],
+        "tags": _tags(record),
     }
     return yaml.safe_dump(fields, sort_keys=False)
 
@@ -54,7 +55,8 @@ def _front_matter(record: ExportRecord) -> str:
 def _tags(record: ExportRecord) -> list[str]:
     settings = record.settings
     methods = (settings.selection, settings.recovery, settings.width)
-    return [facts.method.replace("_", "-") for facts in methods if facts is not None]
+    tags = [facts.method.replace("_", "-") for facts in methods if facts is not None]
+    return ["pruned", *tags] if tags else []
 
 
 def _body(record: ExportRecord) -> Iterator[str]:
@@ -75,9 +77,9 @@ def _introduction(record: ExportRecord) -> Iterator[str]:
     elif record.settings.selection is None:
         yield f"{name} as it is, with the scores that pruned models are compared with."
     else:
-        yield (
-            f"{name} without {len(record.removed_layers)} of its {record.n_layers} decoder layers."
-        )
+        removed, restored = len(record.removed_layers), len(record.restored_layers)
+        again = f"; {restored} came back with other weights" if restored else ""
+        yield f"{name} without {removed} of its {record.n_layers} decoder layers{again}."
     if record.form == "stock":
         yield "It has the dense model's own architecture: transformers 5 loads it as that one."
     else:

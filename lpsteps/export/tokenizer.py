@@ -10,6 +10,7 @@ from lpsteps.artifacts import read_json, write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.export.settings import Form
 from lpsteps.models.tokenizer import load_tokenizer
+from lpsteps.models.trusted_code import trusts_code
 
 _SETTINGS = "tokenizer_config.json"
 _FILES = (_SETTINGS, "tokenizer.json", "tokenizer.model", "vocab.json")
@@ -29,7 +30,8 @@ def keep_tokenizer(source: Path, folder: Path, form: Form, *, trusted: bool) -> 
     """Make an export load the same tokenizer as the dense model.
 
     transformers tells by the type of the model which class reads a tokenizer's files, and a model
-    class of the folder's own is of a type that it does not know. So the class is named there.
+    class of the folder's own is of a type that it does not know. So the class is named there. Code
+    of a tokenizer that the dense model's entry does not trust is named there no more.
 
     Args:
         source: Folder of the dense model; one without a tokenizer is left as it is.
@@ -43,9 +45,11 @@ def keep_tokenizer(source: Path, folder: Path, form: Form, *, trusted: bool) -> 
     if not any((source / name).is_file() for name in _FILES):
         return
     dense = load_tokenizer(source)
-    if form != "stock" and (folder / _SETTINGS).is_file():
+    if (folder / _SETTINGS).is_file():
         settings = read_json(folder / _SETTINGS)
-        if "auto_map" not in settings:
+        untrusted = "auto_map" in settings and not trusts_code(source)
+        if untrusted or (form != "stock" and "auto_map" not in settings):
+            settings.pop("auto_map", None)
             write_json(folder / _SETTINGS, settings | {"tokenizer_class": type(dense).__name__})
     exported = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=trusted

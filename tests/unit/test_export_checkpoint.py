@@ -202,6 +202,17 @@ def test_the_dense_model_is_written_as_it_is(
     assert torch.equal(found(TOKENS).logits, expected)
 
 
+def test_code_that_did_not_run_is_not_named(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    """Many repositories still bring code of families that transformers has had for long."""
+    model = tiny_model()
+    model.config.auto_map = {"AutoModelForCausalLM": "modeling_own.Model"}
+    expected = model(TOKENS).logits
+    write_checkpoint(model, Pruning(), tmp_path, None)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    assert torch.equal(found(TOKENS).logits, expected)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+
+
 @pytest.fixture
 def patched(tiny_model: Callable[..., Any], tmp_path: Path) -> tuple[Any, Any, Path]:
     """A model in memory, its export with a patch, and the folder of that."""

@@ -129,8 +129,20 @@ def test_a_model_with_code_of_its_own_needs_trust_in_any_form() -> None:
     assert "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in card
 
 
-def test_layers_that_came_back_count_in_the_title() -> None:
-    assert "# Tiny, 28 of 30 layers, LinearPatch\n" in model_card(record(restored_layers=[20]))
+def test_layers_that_came_back_count_in_title_and_introduction() -> None:
+    card = model_card(record(restored_layers=[20]))
+    assert "# Tiny, 28 of 30 layers, LinearPatch\n" in card
+    assert "without 3 of its 30 decoder layers; 1 came back with other weights." in card
+
+
+def tags(card: str) -> list[str]:
+    return yaml.safe_load(card.split("---\n")[1])["tags"]
+
+
+def test_only_what_was_pruned_is_tagged_so() -> None:
+    assert tags(model_card(record())) == ["pruned", "contiguous-cosine", "linearpatch"]
+    dense = {"selection": None, "recovery": None, "calibration": None}
+    assert tags(model_card(record(dense, removed_layers=[], form="stock"))) == []
 
 
 def test_full_scores_have_no_warning() -> None:
@@ -185,6 +197,8 @@ def test_dense_and_narrower_models_have_titles_of_their_own() -> None:
 def test_an_unrepaired_model_names_no_repair() -> None:
     none = RECOVERY.model_copy(update={"method": "none", "title": "none"})
     assert title(record({"recovery": none})) == "Tiny, 27 of 30 layers"
+    trained = none.model_copy(update={"title": "Trained", "training": {"epochs": 3}})
+    assert title(record({"recovery": trained})) == "Tiny, 27 of 30 layers, Trained"
 
 
 @pytest.mark.parametrize(

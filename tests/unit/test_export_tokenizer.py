@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,20 @@ def test_the_files_of_a_stock_model_stay_as_they_are(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in stock.iterdir()} == before
     (tmp_path / "bare").mkdir()
     keep_tokenizer(tmp_path / "bare", tmp_path / "bare", "stock", trusted=False)
+
+
+@pytest.mark.parametrize("form", ["stock", "layer_pruned"])
+def test_code_of_a_tokenizer_that_nobody_trusts_is_not_asked_for(
+    form: Form, tmp_path: Path
+) -> None:
+    """The dense model's tokenizer is loaded without it, though its settings name it."""
+    dense = folder_of(tmp_path / "dense", "llama", "PreTrainedTokenizerFast")
+    code = {"auto_map": {"AutoTokenizer": ["tokenization_own.Tokenizer", None]}}
+    write_json(dense / "tokenizer_config.json", read_json(dense / "tokenizer_config.json") | code)
+    export = tmp_path / "export"
+    shutil.copytree(dense, export)
+    if form != "stock":
+        write_json(export / "config.json", {"model_type": form, **CODE})
+    keep_tokenizer(dense, export, form, trusted=form != "stock")
+    assert type(loaded(export)) is type(AutoTokenizer.from_pretrained(dense))
+    assert "auto_map" not in read_json(export / "tokenizer_config.json")
