@@ -92,10 +92,15 @@ def _chain_problems(lineage: Lineage, page: Path, tables: Path) -> Iterator[str]
         except LpstepsError as error:
             yield str(error)
             continue
+        written = {Path(entry["path"]): str(entry["sha256"]) for entry in record["outputs"]}
         for path in roots:
             problem = lineage.problem(path)
             if problem is not None:
                 yield problem
+            elif path in written and lineage.artifacts[path].record is None:
+                yield f"{provenance.record_path(path)}: missing, so nothing tells what made {path}"
+            elif path in written and lineage.artifacts[path].sha256 != written[path]:
+                yield f"{path}: is not the file that was made together with {output}"
 
 
 def _cell_problems(stored: dict[str, Any], derived: dict[str, Any], tables: Path) -> Iterator[str]:

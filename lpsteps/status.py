@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from lpsteps.dry_run import Job
 from lpsteps.errors import LpstepsError
+from lpsteps.provenance import RECORD_SUFFIX
 from lpsteps.run_summary import MOST_NAMED
 from lpsteps.runtime import job_seconds, readable_duration
 from lpsteps.staleness import Cause, causes, differences
@@ -129,6 +130,9 @@ def _doubtful(jobs: Sequence[Job]) -> Iterator[tuple[str, list[Cause]]]:
             differing = differences(job)
         except LpstepsError as error:
             differing = [Cause("record", str(error))]
+        else:
+            lost = [path for path in job.missing if path.endswith(RECORD_SUFFIX)]
+            differing += [Cause("record", f"{path}: missing") for path in lost]
         if differing:
             yield job.outputs[0], differing
 

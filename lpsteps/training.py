@@ -390,7 +390,7 @@ def train(
             kept = f"the last good checkpoint, of step {saved}, is {checkpoints.path}; "
         raise LpstepsError(
             f"training: step {len(state.fit)} of {steps}: the {name} is {value}; {kept}"
-            "lower learning_rate, or set dtype: float32"
+            "lower learning_rate, or set dtype: float32 (other settings begin anew)"
         )
 
     def measure() -> None:

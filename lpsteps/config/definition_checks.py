@@ -146,6 +146,11 @@ def check_definitions(definitions: Definitions) -> None:
     for name, corpus in definitions.corpora.items():
         where = definitions.place("corpora", name)
         require(where, "dataset", corpus.dataset, definitions.datasets)
+        dataset = definitions.datasets[corpus.dataset]
+        # The hub itself knows the splits of what is read by its name there.
+        if dataset.hub is None or dataset.hub.files is not None:
+            files = dataset.hub.files if dataset.hub is not None else None
+            require(where, "split", corpus.split, {*dataset.splits, *dataset.local, *(files or ())})
         total = sum(corpus.partitions.values())
         if min(corpus.partitions.values(), default=0) <= 0 or total > 1 + 1e-9:
             raise LpstepsError(

@@ -133,7 +133,7 @@ class Dataset(Section):
     """Data of a benchmark or a corpus, with the hub's columns."""
 
     title: str = Field(description="Name shown in the report")
-    licence: str = Field(default="", description="Licence of the data")
+    licence: str = Field(default="", description="Licence of the data, for readers of this file")
     columns: tuple[str, ...] = Field(description="Columns to keep, in order")
     archive: Name | None = Field(default=None, description="Entry of `archives`")
     splits: dict[Name, ArchiveSplit] = Field(default={}, description="Splits inside the archive")
@@ -146,7 +146,7 @@ class Dataset(Section):
 class Corpus(Section):
     """Running text, cut into windows of tokens (the paper's perplexity protocol)."""
 
-    title: str = Field(default="", description="Name shown in the report")
+    title: str = Field(default="", description="Name for readers of this file")
     dataset: Name = Field(description="Entry of `datasets`")
     split: Name = Field(description="Split of the dataset that holds the text")
     text: str = Field(description="Text column")

@@ -138,8 +138,10 @@ class Config(Section):
         return settings.model_copy(update={"windows": text.windows})
 
     def lacking_text(self, distillation: str) -> str | None:
-        """Return why the profile's training text is too short for a distillation, or None."""
-        text = self.definitions.training_texts.get(self.profile.training_text or "")
+        """Return why the profile's training text does not do for a distillation, or None."""
+        if self.profile.training_text is None:
+            return "is trained, and the profile names no training text"
+        text = self.definitions.training_texts.get(self.profile.training_text)
         wanted = self.distillation(distillation).windows
         if text is None or wanted is None or text.available is None or wanted <= text.available:
             return None

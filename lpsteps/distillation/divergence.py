@@ -3,8 +3,9 @@
 All losses are the Kullback-Leibler divergence ``KL(teacher || student)`` in nats, summed over the
 outcomes and averaged over the positions, at temperature 1, from float32 logits whatever the dtype
 of the model. The head is frozen, so each loss computes its gradient for the student's rows at once,
-a block of positions at a time, and keeps nothing else for the backward pass: memory depends neither
-on the size of the vocabulary nor on the number of outcomes.
+a block of positions at a time, and keeps nothing else for the backward pass: logits take memory
+for one block, whatever the vocabulary. A head in bfloat16 is copied to float32 besides, in parts
+or, on a processor, as a whole.
 """
 
 from __future__ import annotations

@@ -47,11 +47,10 @@ def exportable_variants(config: Config, model: str) -> list[jobs.Variant]:
 
 def suited_recoveries(config: Config, model: str, n: int) -> list[str]:
     """Return the recoveries that can repair a cut of n layers of a model in this profile."""
-    trained = jobs.distilled_recoveries(config) if config.profile.training_text is None else []
     return [
         recovery
         for recovery in config.definitions.recoveries
-        if recovery not in trained and jobs.recovery_unsuited(config, model, recovery, n) is None
+        if jobs.recovery_unsuited(config, model, recovery, n) is None
     ]
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from lpsteps import methods
 from lpsteps.config import Config
+from lpsteps.models.families import is_tested
 
 
 def _width_method(config: Config, width: str) -> tuple[ModuleType, BaseModel]:
@@ -20,13 +21,15 @@ def _width_method(config: Config, width: str) -> tuple[ModuleType, BaseModel]:
 
 def width_unsuited(config: Config, model: str, width: str, n: int) -> str | None:
     """Return why a width pruning cannot take the parameters of n layers from a model, or None."""
-    if config.definitions.models[model].trust_remote_code:
+    entry = config.definitions.models[model]
+    # A family that transformers has runs that code, whatever else its folder brings.
+    if entry.trust_remote_code and not is_tested(entry.model_type or ""):
         return (
             "runs code of its own, whose heads and channels are not known; name a copy in a layout "
             "that transformers has to prune its width"
         )
     method, params = _width_method(config, width)
-    reason: str | None = method.unsuited(params, n, config.definitions.models[model].n_layers)
+    reason: str | None = method.unsuited(params, n, entry.n_layers)
     return reason
 
 

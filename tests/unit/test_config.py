@@ -360,6 +360,11 @@ DEFINITION_MISTAKES = {
         lambda c: c["recoveries"]["linearpatch"].update(params={"groping": "per_gap"}),
         "recoveries.linearpatch.params: groping: unknown key, did you mean 'grouping'?",
     ),
+    "split of a corpus": (
+        "config/data.yaml",
+        lambda c: c["corpora"]["novels"].update(split="tset"),
+        "data.yaml: corpora.novels: split 'tset' is not defined; did you mean 'test'?",
+    ),
     "shares above one": (
         "config/data.yaml",
         lambda c: c["corpora"]["novels"]["partitions"].update(test=0.9),

@@ -143,12 +143,15 @@ def test_a_model_that_runs_code_of_its_own_is_not_pruned_in_width(tmp_path: Path
     """Its heads and channels are not known before the run; its other rows are not lost for that."""
     models = yaml.safe_load(Path("config/models.yaml").read_text())["models"]
     own = tmp_path / "own.yaml"
-    own.write_text(yaml.safe_dump({"models": {"own": models[MODEL] | {"trust_remote_code": True}}}))
+    # Of a family that transformers has, it would not run it.
+    trusting = models[MODEL] | {"trust_remote_code": True}
+    entries = {"own": trusting | {"model_type": "own"}, "native": trusting}
+    own.write_text(yaml.safe_dump({"models": entries}))
     profile = yaml.safe_load(Path("config/config.yaml").read_text())
-    profile |= {"tables": {"table01": {MODEL: [5], "own": [5]}}}
+    profile |= {"tables": {"table01": {MODEL: [5], "own": [5], "native": [5]}}}
     profile["definitions"] += ["config/width.yaml", str(own)]
     config = load_config(profile, ["config/config.yaml"])
-    assert [each.model for each in widths(config)] == [MODEL]
+    assert [each.model for each in widths(config)] == ["native", MODEL]
     assert any(variant.model == "own" for variant in jobs.variants(config))
     facts = parse_build_spec(jobs.build_tables_spec(config)).widths["llm-pruner"].unsuited
     assert "code of its own" in facts["own"][5] and not facts[MODEL]

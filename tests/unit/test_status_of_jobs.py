@@ -220,6 +220,15 @@ def test_current_files_whose_records_disagree_are_named(folder: Path):
     assert "  results/calibrate/a.parquet (setting changed: windows: 16 -> 32)" in text
 
 
+def test_a_lost_record_is_told_of_any_output(folder: Path):
+    two = job(
+        "calibrate/a", to_run=False, missing=["results/calibrate/a.manifest.json.record.json"]
+    )
+    record(two)
+    found = status(["page"], [two], {})
+    assert "a.manifest.json.record.json: missing" in "\n".join(lines(found))
+
+
 def test_files_that_are_gone_are_not_called_up_to_date(folder: Path):
     """Snakemake makes only what a job that runs needs, and all that needs these is there."""
     gone = [

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from project import snakemake
 
+from lpsteps import provenance
+from lpsteps.artifacts import sha256_file
+
 LINEPATCH = "results/tiny/calibration/wikipedia/selection/llm-streamline/n2/linearpatch"
 SHORTGPT = "results/tiny/calibration/wikipedia/selection/shortgpt/n2"
 STATS = "results/tiny/calibration/wikipedia/stats.parquet"
@@ -140,6 +143,24 @@ def older_run(project: Path) -> None:
         (project / name).write_bytes(content)
 
 
+def csv_without_record(project: Path) -> None:
+    replace("reports/tables/table02.csv", "measured", "published")(project)
+    (project / "reports/tables/table02.csv.record.json").unlink()
+
+
+def csv_with_record(project: Path) -> None:
+    """As of an older run, whose record is as good."""
+    path = project / "reports/tables/table02.csv"
+    replace("reports/tables/table02.csv", "measured", "published")(project)
+
+    def restate(record: dict) -> None:
+        entry = next(e for e in record["outputs"] if e["path"] == "reports/tables/table02.csv")
+        entry |= {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        record |= provenance.seal(record)
+
+    change_json("reports/tables/table02.csv.record.json", restate)(project)
+
+
 # What is done -> (how, text that some problem line must contain).
 TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
     "byte of a score": (flip_byte(SCORE), f"{SCORE}: was changed after evaluate_perplexity"),
@@ -235,6 +256,14 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], str]] = {
     "table as CSV": (
         replace("reports/tables/table02.csv", "measured", "published"),
         "reports/tables/table02.csv: was changed after build_tables wrote it",
+    ),
+    "table as CSV without its record": (
+        csv_without_record,
+        "reports/tables/table02.csv.record.json: missing, so nothing tells what made",
+    ),
+    "table as CSV with its record": (
+        csv_with_record,
+        "reports/tables/table02.csv: is not the file that was made together with",
     ),
     "table as CSV removed": (
         remove("reports/tables/table02.csv"),
