@@ -171,8 +171,8 @@ class Corpus(Section):
         validate_default=True,
         description="Number of windows; null for all consecutive ones",
     )
-    length: Positive | None = Field(
-        default=None, description="Tokens per window; null: the profile's"
+    length: int | None = Field(
+        default=None, ge=2, description="Tokens per window; null: the profile's"
     )
 
     @field_validator("division")

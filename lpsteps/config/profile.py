@@ -74,7 +74,7 @@ class Profile(Section):
     overheads: OverheadSettings = Field(
         default=OverheadSettings(), description="How tables of costs are measured"
     )
-    window_length: Positive = Field(default=2048, description="Tokens per window of running text")
+    window_length: int = Field(default=2048, ge=2, description="Tokens per window of running text")
     batch_tokens: Positive = Field(
         default=2048, description="Tokens per forward pass in evaluation"
     )

@@ -66,6 +66,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"tables": {"table01": {"smollm2-135m": [30]}}},
         "cannot remove 30 layers from a model with 30; allowed: 1 to 29",
     ),
+    "windows without a predicted token": ({"window_length": 1}, "must be at least 2"),
     "no layers": ({"tables": {"table01": {"smollm2-135m": [0]}}}, "must be at least 1"),
     "repeated level": ({"tables": {"table01": {"smollm2-135m": [5, 5]}}}, "listed twice"),
     "unknown calibration": ({"calibration": "wiki"}, "calibration 'wiki' is not defined"),
