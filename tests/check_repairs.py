@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         cells = {cell["id"]: cell for cell in read_tables(arguments.tables)["cells"]}
-        sections = sorted({name.rsplit("/", 2)[0] for name in cells if name.startswith("repairs/")})
+        # Not the dense model's, of no removed layers.
+        rows = {tuple(name.rsplit("/", 2)[:2]) for name in cells if name.startswith("repairs/")}
+        sections = sorted(section for section, row in rows if row == BEST)
         if not sections:
             raise LpstepsError(f"{arguments.tables}: no table repairs; build it from its profile")
         broken = [line for section in sections for line in broken_promises(cells, section)]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lpsteps.errors import LpstepsError
+from tests import check_repairs
 from tests.check_repairs import BEST, broken_promises
 
 SECTION = "repairs/some-model/n5"
@@ -43,3 +44,16 @@ def test_a_number_that_is_not_there_is_no_pass() -> None:
     lacking[f"{SECTION}/{BEST}/share_closed"] = {"value": None, "reason": "altered"}
     with pytest.raises(LpstepsError, match=r"share_closed: not measured \(altered\)"):
         broken_promises(lacking, SECTION)
+
+
+def test_the_dense_model_of_a_page_is_no_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = {"repairs/some-model/n0/dense/share_closed": {"value": 1.0, "reason": None}}
+
+    def status(found: dict[str, dict[str, Any]]) -> int:
+        page = {"cells": [{"id": name, **cell} for name, cell in found.items()]}
+        monkeypatch.setattr(check_repairs, "read_tables", lambda path: page)
+        return check_repairs.main(["tables.json"])
+
+    assert status(dense | cells(0.49)) == 0
+    assert status(dense | cells(0.47)) == 1
+    assert status(dense) == 1
