@@ -269,7 +269,7 @@ SELECTIONS = {
     "one_shot_perplexity": {"windows": 2, "length": 16},
     "window_perplexity": {"windows": 2, "length": 16},
     "prune_and_comp": {"windows": 2, "length": 16},
-    "repair_aware_layers": {"windows": 4, "heldout": 2},
+    "repair_aware_layers": {"windows": 3, "heldout": 2},
 }
 
 
