@@ -20,6 +20,16 @@ def test_shipped_tables_are_found_and_valid() -> None:
         assert load_table(name, SHIPPED).id == name
 
 
+def test_bars_at_the_top_of_the_page_have_names_of_their_own() -> None:
+    """They stand without the groups of their rows."""
+    tables = [load_table(name, SHIPPED) for name in list_tables(SHIPPED)]
+    shown = [table for table in tables if table.glance]
+    assert len(shown) > 2
+    for table in shown:
+        labels = [row.label for row in table.rows]
+        assert len(set(labels)) == len(labels), table.id
+
+
 def test_queries_and_benchmarks_follow_the_file() -> None:
     table = load_table("table06", SHIPPED)
     assert table.queries() == (
