@@ -77,11 +77,11 @@ def refit(
     Memory beside the model's own, all on its device: the two streams (see
     :class:`~lpsteps.models.twin_streams.TwinStreams`) and a third while a projection behind a gap
     is fitted, one layer's copy, and the largest of the regressions, that of patch and MLP in front
-    of a gap. With C channels and I numbers that the
-    MLP's output projection reads, this takes float64 numbers: ``(C + I)^2`` for the Gram matrix,
-    which is factored in place, with at most ``5 * (C + I) * C`` for products, solution and the new
-    weight, or the rows of a batch, ``tokens * (C + I)`` and as many again in the model's dtype. New
-    weights, float32, are kept in main memory.
+    of a gap. With C channels and I numbers that the MLP's output projection reads, this takes
+    float64 numbers: ``(C + I)^2`` for the Gram matrix, which is factored in place, with at most
+    ``5 * (C + I) * C`` for products, solution and the new weight, or the rows of a batch,
+    ``tokens * (C + I)`` and as many again in the model's dtype. New weights, float32, are kept in
+    main memory.
 
     Args:
         model: The dense model; it is left as it is.

@@ -478,6 +478,8 @@ def test_a_profile_without_training_text_plans_no_training() -> None:
         yaml.safe_load(Path("config/beyond.yaml").read_text()), ["config/beyond.yaml"]
     )
     assert jobs.table_inputs(config)["training"] == []
+    lacking = jobs.recovery_unsuited(config, "smollm2-135m", "linearpatch+ft", 5)
+    assert lacking == "is trained, and the profile names no training text"
     assert "linearpatch+ft" not in jobs.build_tables_spec(config)["recoveries"]
     with pytest.raises(
         LpstepsError,
