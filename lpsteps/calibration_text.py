@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +30,38 @@ def heldout_windows(count: int) -> int:
     return max(1, count // _HELDOUT_SHARE)
 
 
+class WantedText(NamedTuple):
+    """How much of a calibration's text a method needs.
+
+    Attributes:
+        windows: How many windows, at least; None for any number.
+        length: How many tokens of each, at least; None for any number.
+        heldout: How many windows more are needed behind these.
+    """
+
+    windows: int | None = None
+    length: int | None = None
+    heldout: int = 0
+
+    def lacking(self, windows: int, length: int, text: str = "the calibration text") -> str | None:
+        """Return why a text is not enough, or None where it is.
+
+        Args:
+            windows: How many windows it has.
+            length: How many tokens each has.
+            text: What to call it.
+        """
+        wanted = windows if self.windows is None else self.windows
+        tokens = length if self.length is None else self.length
+        if wanted + self.heldout <= windows and tokens <= length:
+            return None
+        heldout = f" and {self.heldout} held out" if self.heldout else ""
+        return (
+            f"windows: {wanted} x {tokens} tokens{heldout}: {text} has {windows} x {length}; ask "
+            "for less or calibrate on more"
+        )
+
+
 class TextParams(BaseModel):
     """The part of the calibration text to use: the first tokens of the first windows."""
 
@@ -35,6 +69,11 @@ class TextParams(BaseModel):
 
     windows: int = Field(ge=1, description="Calibration windows to run the model on")
     length: int = Field(ge=2, description="Tokens of each window to use")
+
+    @property
+    def wanted_text(self) -> WantedText:
+        """The text that is needed."""
+        return WantedText(self.windows, self.length)
 
 
 def text_to_use(windows: npt.NDArray[np.int64], params: TextParams) -> npt.NDArray[np.int64]:
@@ -50,10 +89,7 @@ def text_to_use(windows: npt.NDArray[np.int64], params: TextParams) -> npt.NDArr
     Raises:
         LpstepsError: There are fewer windows, or shorter ones, than asked for.
     """
-    available, length = windows.shape
-    if available < params.windows or length < params.length:
-        raise LpstepsError(
-            f"windows: {params.windows} x {params.length} tokens: the calibration text has "
-            f"{available} x {length}; ask for less or calibrate on more"
-        )
+    lacking = params.wanted_text.lacking(*windows.shape)
+    if lacking is not None:
+        raise LpstepsError(lacking)
     return windows[: params.windows, : params.length]

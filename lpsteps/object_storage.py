@@ -141,7 +141,9 @@ def pack(folder: Path, files: Iterable[Path]) -> None:
     travelling = travelling_folder(folder / MANIFEST)
     # Elsewhere, where a step was run by hand, a folder of such a name is somebody's own.
     generated = [Path(name).resolve() for name in GENERATED_FOLDERS]
-    if in_use() or any(travelling.resolve().is_relative_to(parent) for parent in generated):
+    ours = in_use() or any(travelling.resolve().is_relative_to(parent) for parent in generated)
+    # That of an entry whose own name ends so has a manifest.
+    if ours and not (travelling / MANIFEST).exists():
         shutil.rmtree(travelling, ignore_errors=True)
     for file in files if in_use() else ():
         if file != folder / MANIFEST:

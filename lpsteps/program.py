@@ -27,6 +27,9 @@ from lpsteps.machine_faults import summary
 PLANNED_CODE = "LPSTEPS_PLANNED_CODE"
 """Environment variable with the digests of all modules when a run with a cache was planned."""
 
+PLANNED_SETTINGS = "LPSTEPS_PLANNED_SETTINGS"
+"""Environment variable with the digest of the config when a run was planned."""
+
 THREADS = "LPSTEPS_THREADS"
 """Environment variable with the number of threads of a step that runs a model."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from lpsteps.calibration_text import WantedText
 from lpsteps.errors import LpstepsError
 
 
@@ -26,6 +27,11 @@ class RepairParams(BaseModel):
         description="Ridge that draws a repair to none, in units of the mean eigenvalue of A'A",
     )
 
+    @property
+    def wanted_text(self) -> WantedText:
+        """The text that is needed."""
+        return WantedText(self.windows, self.length, self.heldout)
+
 
 def split_text(
     windows: npt.NDArray[np.int64], params: RepairParams
@@ -42,12 +48,8 @@ def split_text(
     Raises:
         LpstepsError: There are fewer windows, or shorter ones, than asked for.
     """
-    available, whole = windows.shape
-    length = whole if params.length is None else params.length
-    asked = params.windows + params.heldout
-    if available < asked or whole < length:
-        raise LpstepsError(
-            f"windows and heldout: {params.windows} + {params.heldout} windows of {length} tokens: "
-            f"the calibration text has {available} x {whole}; ask for less or calibrate on more"
-        )
-    return windows[: params.windows, :length], windows[params.windows : asked, :length]
+    lacking = params.wanted_text.lacking(*windows.shape)
+    if lacking is not None:
+        raise LpstepsError(lacking)
+    used = windows[: params.windows + params.heldout, : params.length]
+    return used[: params.windows], used[params.windows :]

@@ -28,7 +28,7 @@ from lpsteps.artifacts import (
     tensor_digests,
     write_tensors,
 )
-from lpsteps.calibration_text import heldout_windows
+from lpsteps.calibration_text import WantedText, heldout_windows
 from lpsteps.errors import LpstepsError
 from lpsteps.progress import training_bar
 
@@ -56,6 +56,11 @@ class TrainingParams(BaseModel):
     )
     epochs: int = Field(ge=1, description="Passes over the text")
     batch: int = Field(ge=1, description="Sequences per step")
+
+    @property
+    def wanted_text(self) -> WantedText:
+        """The text that is needed."""
+        return WantedText(self.windows, self.length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,14 +323,12 @@ def training_text(windows: Tokens, params: TrainingParams) -> TrainingText:
     Raises:
         LpstepsError: There are fewer windows, or shorter ones, than asked for, or just one.
     """
+    lacking = params.wanted_text.lacking(*windows.shape)
+    if lacking is not None:
+        raise LpstepsError(lacking)
     available, window_length = windows.shape
     count = available if params.windows is None else params.windows
     length = window_length if params.length is None else params.length
-    if count > available or length > window_length:
-        raise LpstepsError(
-            f"windows: {count} x {length} tokens: the calibration text has "
-            f"{available} x {window_length}; ask for less or calibrate on more"
-        )
     pieces = window_length // length
     heldout = pieces * heldout_windows(count)
     sequences = windows[:count, : pieces * length].reshape(-1, length)

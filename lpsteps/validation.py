@@ -69,7 +69,7 @@ def validated(
         where = f"{_origin(path, source, overrides)}: {'.'.join(path)}"
         raise LpstepsError(f"{where}: {number}: must be a finite number")
     try:
-        return model.model_validate(payload)
+        instance = model.model_validate(payload)
     except ValidationError as error:
         errors = error.errors()
         # A key under a wrong name is missing under its own; the name is what to correct.
@@ -84,6 +84,11 @@ def validated(
         origin = _origin(parts, source, overrides)
         where = f"{origin}: {'.'.join(parts)}" if parts else origin
         raise LpstepsError(f"{where}: {problem}") from error
+    for path, truth, taken in _truths_taken_for_numbers(payload, instance):
+        where = f"{_origin(path, source, overrides)}: {'.'.join(path)}"
+        expected = _INTEGER if isinstance(taken, int) else _NUMBER
+        raise LpstepsError(f"{where}: {truth}: {expected}")
+    return instance
 
 
 def _origin(parts: Sequence[str], source: str, overrides: Mapping[str, Any] | None) -> str:
@@ -157,6 +162,36 @@ def _not_finite(payload: Any, seen: set[int]) -> Iterator[tuple[list[str], float
     for key, value in entries:
         for path, number in _not_finite(value, seen):
             yield [str(key), *path], number
+
+
+def _truths_taken_for_numbers(
+    payload: Any, instance: Any
+) -> Iterator[tuple[list[str], bool, float]]:
+    """Yield the places of true and false where a number is expected, and what they became.
+
+    Pydantic takes true for 1, so ``copa: true`` would score one question.
+    """
+    if isinstance(payload, bool) and isinstance(instance, int | float):
+        if not isinstance(instance, bool):
+            yield [], payload, instance
+    # What a type leaves open comes out as it went in, and is checked elsewhere.
+    elif isinstance(payload, Mapping | list | tuple) and payload is not instance:
+        entries = payload.items() if isinstance(payload, Mapping) else enumerate(payload)
+        for key, value in entries:
+            for path, truth, taken in _truths_taken_for_numbers(value, _member(instance, key)):
+                yield [str(key), *path], truth, taken
+
+
+def _member(instance: Any, key: Any) -> Any:
+    """Return what validation made of the value at a key or a position, None where it is gone."""
+    if isinstance(instance, BaseModel):
+        fields = type(instance).model_fields.items()
+        names = {field.alias or name: name for name, field in fields}
+        return getattr(instance, names[key]) if key in names else None
+    if isinstance(instance, Mapping):
+        return instance.get(key)
+    known = isinstance(instance, list | tuple) and key < len(instance)
+    return instance[key] if known else None
 
 
 def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:

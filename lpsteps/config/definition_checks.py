@@ -93,6 +93,16 @@ def _check_dataset(definitions: Definitions, name: str, dataset: Dataset) -> Non
         )
 
 
+def _check_windows(definitions: Definitions, where: str, corpus: str, windows: int | None) -> None:
+    """Check that as many windows are cut from a corpus as are read of it."""
+    count = definitions.corpora[corpus].count
+    if windows is not None and count is not None and windows > count:
+        raise LpstepsError(
+            f"{where}.windows: {windows}: {definitions.place('corpora', corpus)}.count is {count}; "
+            "raise it, or ask for fewer"
+        )
+
+
 def _check_training_texts(definitions: Definitions) -> None:
     for name, text in definitions.training_texts.items():
         where = definitions.place("training_texts", name)
@@ -101,7 +111,9 @@ def _check_training_texts(definitions: Definitions) -> None:
             for source in sources:
                 require(f"{where}.{part}", "corpus", source.corpus, definitions.corpora)
                 partitions = definitions.corpora[source.corpus].partitions
-                require(f"{where}.{part}.{source.corpus}", "partition", source.split, partitions)
+                place = f"{where}.{part}.{source.corpus}"
+                require(place, "partition", source.split, partitions)
+                _check_windows(definitions, place, source.corpus, source.windows)
                 if corpora.count(source.corpus) > 1:
                     raise LpstepsError(
                         f"{where}.{part}: corpus '{source.corpus}' is listed twice; name it once"
@@ -162,6 +174,7 @@ def check_definitions(definitions: Definitions) -> None:
         require(where, "corpus", calibration.corpus, definitions.corpora)
         partitions = definitions.corpora[calibration.corpus].partitions
         require(where, "partition", calibration.split, partitions)
+        _check_windows(definitions, where, calibration.corpus, calibration.windows)
     _check_training_texts(definitions)
     for name in definitions.width_prunings:
         if name in definitions.selections:

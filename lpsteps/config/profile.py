@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from lpsteps.artifacts import canonical_json, sha256_bytes
 from lpsteps.config.definitions import Definitions
 from lpsteps.config.entries import GenericResource, Name, Ordered, Positive, Section
 from lpsteps.distillation.settings import DistillationSettings
@@ -45,7 +46,9 @@ class OverheadSettings(Section):
 
     batch: Positive = Field(default=1, description="Windows that run together")
     length: Positive | None = Field(
-        default=None, description="Tokens of each; null: the profile's window length"
+        default=None,
+        description="Tokens of each; null: the profile's window length, or what the model takes in "
+        "front of one more token",
     )
     repetitions: int = Field(default=100, ge=2, description="Turns to time")
     seconds: float = Field(
@@ -125,6 +128,15 @@ class Config(Section):
     tables: dict[str, TableDefinition]
     figures: dict[str, FigureDefinition]
     benchmarks: dict[str, Benchmark]
+
+    def digest(self) -> str:
+        """Return a digest of everything that settings of jobs are made of."""
+        content = self.model_dump(mode="json", exclude={"source", "files", "overrides"})
+        return sha256_bytes(canonical_json(content).encode())
+
+    def window_length(self, corpus: str) -> int:
+        """Return the tokens of each window of an entry of ``corpora``."""
+        return self.definitions.corpora[corpus].length or self.profile.window_length
 
     def distillation(self, name: str) -> DistillationSettings:
         """Return the checked settings of an entry of ``distillations``.

@@ -8,6 +8,7 @@ from pathlib import Path
 from lpsteps.config.availability import unavailable, unavailable_calibration, unavailable_split
 from lpsteps.config.definition_checks import require, shared_text
 from lpsteps.config.definitions import DistilledRecovery, TextSource
+from lpsteps.config.method_text_checks import check_text_of_methods
 from lpsteps.config.profile import Config
 from lpsteps.errors import LpstepsError, nearest
 from lpsteps.evaluation.benchmark import PerplexityBenchmark
@@ -56,7 +57,7 @@ def _check_training_text(config: Config) -> None:
         reason = unavailable_split(config, corpus.dataset, corpus.split, with_path=True)
         if reason is not None:
             raise LpstepsError(f"{where}: {profile.training_text}: {part.corpus}: {reason}")
-        lengths[corpus.length or profile.window_length] = part.corpus
+        lengths[config.window_length(part.corpus)] = part.corpus
     if len(lengths) > 1:
         found = ", ".join(f"{length} in {corpus}" for length, corpus in sorted(lengths.items()))
         raise LpstepsError(
@@ -112,6 +113,13 @@ def _check_figures(config: Config) -> None:
                     f"{config.source}: figures.{figure}.{model}: []: name the numbers of removed "
                     "layers to draw"
                 )
+
+
+def _check_page(config: Config) -> None:
+    if not config.profile.tables and not config.profile.figures:
+        raise LpstepsError(
+            f"{config.source}: tables: {{}}: the page would be empty; name a table or a figure"
+        )
 
 
 def _check_folders(config: Config) -> None:
@@ -205,6 +213,7 @@ def check_profile(config: Config) -> None:
     Raises:
         LpstepsError: The first key that is wrong.
     """
+    _check_page(config)
     _check_folders(config)
     _check_calibrations(config)
     _check_training_text(config)
@@ -212,3 +221,4 @@ def check_profile(config: Config) -> None:
     _check_figures(config)
     _check_levels(config)
     _check_suites(config)
+    check_text_of_methods(config)

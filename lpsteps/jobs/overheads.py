@@ -32,7 +32,7 @@ def measure_overheads_spec(config: Config) -> dict[str, Any]:
             tokens = windows * training_length(config)
     return {
         **profile.overheads.model_dump(mode="json"),
-        "length": profile.overheads.length or profile.window_length,
+        "window_length": profile.window_length,
         "top_k": DistillationSettings().top_k,
         "tokens": tokens,
         "seed": profile.seed,

@@ -31,7 +31,7 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
         "seed": entry.seed,
         "sampling": entry.sampling,
         "count": entry.count,
-        "length": entry.length or config.profile.window_length,
+        "length": config.window_length(corpus),
         "add_bos": config.definitions.models[model].add_bos,
     }
 
@@ -44,8 +44,7 @@ def corpus_windows(config: Config, model: str, calibration: str) -> str:
 
 def calibration_length(config: Config, calibration: str) -> int:
     """Return the tokens of each window of a calibration."""
-    corpus = config.definitions.calibrations[calibration].corpus
-    return config.definitions.corpora[corpus].length or config.profile.window_length
+    return config.window_length(config.definitions.calibrations[calibration].corpus)
 
 
 def is_printed_calibration(config: Config, calibration: str) -> bool:
@@ -124,8 +123,7 @@ def is_printed_training_text(config: Config) -> bool:
 
 def training_length(config: Config) -> int:
     """Return the tokens of each window of the training text."""
-    corpus = config.definitions.corpora[training_text(config).fit[0].corpus]
-    return corpus.length or config.profile.window_length
+    return config.window_length(training_text(config).fit[0].corpus)
 
 
 def training_files(model: str, sources: Sequence[TextSource]) -> dict[str, str]:

@@ -94,6 +94,12 @@ class Measured(NamedTuple):
     basis: str
 
 
+def most_tokens(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model takes, None where its config does not say."""
+    most: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return most
+
+
 def phase_works(model: PreTrainedModel, batch: int, length: int, seed: int) -> PhaseWorks:
     """Record how a model with one decoder layer calls it, for windows and for one more token.
 
@@ -107,8 +113,8 @@ def phase_works(model: PreTrainedModel, batch: int, length: int, seed: int) -> P
         LpstepsError: The model takes fewer tokens.
     """
     config = model.config.get_text_config()
-    most = getattr(config, "max_position_embeddings", length + 1)
-    if length >= most:
+    most = most_tokens(model)
+    if most is not None and length >= most:
         raise LpstepsError(f"length: {length}: must be less than the {most} tokens of the model")
     decoder = decoder_of(model)
     (layer,) = decoder.layers

@@ -19,6 +19,12 @@ A method is one module of this package. It defines:
     Optional: why the method, with these parameters, cannot repair a plan of n removed layers in a
     model of a family (its ``model_type``, or None where the config does not state it), in a few
     words, or None where it can.
+``COUNTS_EVERY_TOKEN``
+    True in a method that reads :attr:`lpsteps.inputs.ModelInput.windows`: the config is refused
+    where it would meet a calibration that excludes tokens.
+
+Where ``Params`` has a property ``wanted_text``, a
+:class:`~lpsteps.calibration_text.WantedText`, the config is refused where the calibration has less.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
 inputs come in through the context, and heavy libraries are imported inside functions.

@@ -33,6 +33,7 @@ from lpsteps.recovery.base import Need, RecoveryContext
 TITLE: Final = "Branch refit"
 PAPER: Final = ""
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(BaseModel):

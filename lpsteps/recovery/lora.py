@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 TITLE: Final = "LoRA healing"
 PAPER: Final = "https://arxiv.org/abs/2402.02834"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 # Families whose projections, or experts, are no linear modules in transformers.
 _NOT_LINEAR = frozenset(

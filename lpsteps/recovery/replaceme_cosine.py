@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 TITLE: Final = "ReplaceMe (cosine)"
 PAPER: Final = "https://arxiv.org/abs/2505.02819"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(TrainingParams):

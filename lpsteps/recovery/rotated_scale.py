@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 TITLE: Final = "Rotated channel scaling"
 PAPER: Final = "https://arxiv.org/abs/2505.24680"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 # Tokens per forward pass: whole windows, at least one.
 _TOKENS_PER_PASS = 2048

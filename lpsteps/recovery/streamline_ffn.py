@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TITLE: Final = "LLM-Streamline (FFN)"
 PAPER: Final = "https://arxiv.org/abs/2403.19135"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(StreamlineParams):

@@ -19,6 +19,12 @@ A metric is one module of this package. It defines:
     Optional: why it cannot choose n layers of a model of ``n_layers``, or None when it can. Tables
     then leave these levels out before any job runs, and give the reason. A metric whose ``Params``
     are :class:`~lpsteps.selection.ranking.Exemptions` needs none for what is exempt.
+``COUNTS_EVERY_TOKEN``
+    True in a method that reads :attr:`lpsteps.inputs.ModelInput.windows`: the config is refused
+    where it would meet a calibration that excludes tokens.
+
+Where ``Params`` has a property ``wanted_text``, a
+:class:`~lpsteps.calibration_text.WantedText`, the config is refused where the calibration has less.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
 statistics come in through the context, and heavy libraries are imported inside functions.

@@ -35,10 +35,12 @@ class Params(BaseModel):
 
 
 def unsuited(params: Params, n: int, n_layers: int) -> str | None:
-    """Return why the list has no n layers, or None."""
-    if n <= len(params.layers):
-        return None
-    return f"lists {len(params.layers)} layers, which is too few to remove {n}"
+    """Return why the list has no n layers of the model, or None."""
+    if max(params.layers) >= n_layers:
+        return f"lists layer {max(params.layers)}, which a model of {n_layers} layers does not have"
+    if n > len(params.layers):
+        return f"lists {len(params.layers)} layers, which is too few to remove {n}"
+    return None
 
 
 def rank(context: SelectionContext, params: Params) -> Ranking:

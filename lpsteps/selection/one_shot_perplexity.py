@@ -26,6 +26,7 @@ TITLE: Final = "Perplexity, one-shot"
 PAPER: Final = "https://arxiv.org/abs/2402.02834"
 KIND: Final[Kind] = "single"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(TextParams, Exemptions):

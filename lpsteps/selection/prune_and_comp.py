@@ -40,6 +40,7 @@ TITLE: Final = "Prune&Comp (iterative block influence)"
 PAPER: Final = "https://arxiv.org/abs/2507.18212"
 KIND: Final[Kind] = "sequence"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(TextParams, Exemptions):

@@ -56,6 +56,7 @@ TITLE: Final = "Layer by layer after repair"
 PAPER: Final = ""
 KIND: Final[Kind] = "sequence"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(RepairParams, Exemptions):

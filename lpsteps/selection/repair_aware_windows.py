@@ -49,6 +49,7 @@ TITLE: Final = "Best window after repair"
 PAPER: Final = ""
 KIND: Final[Kind] = "window"
 NEEDS: Final[frozenset[Need]] = frozenset({"statistics", "model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(RepairParams, Exemptions):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from lpsteps.calibration_text import TextParams, text_to_use
+from lpsteps.calibration_text import TextParams, WantedText, text_to_use
 from lpsteps.errors import LpstepsError
 from lpsteps.progress import track
 from lpsteps.selection.base import Need, SelectionContext
@@ -30,6 +30,7 @@ TITLE: Final = "SLEB"
 PAPER: Final = "https://arxiv.org/abs/2402.09025"
 KIND: Final[Kind] = "sequence"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 # The original reads 128 documents of WikiText-2, about four windows of 2,048 tokens, where
@@ -57,6 +58,11 @@ class Params(BaseModel):
     latter_barrier: int = Field(
         default=1, ge=0, description="Layers at the end that stay, counted in every round"
     )
+
+    @property
+    def wanted_text(self) -> WantedText:
+        """The text that is needed."""
+        return WantedText(self.windows, self.length)
 
 
 def unsuited(params: Params, n: int, n_layers: int) -> str | None:

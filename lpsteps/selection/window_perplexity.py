@@ -26,6 +26,7 @@ TITLE: Final = "Best window by perplexity"
 PAPER: Final = ""
 KIND: Final[Kind] = "window"
 NEEDS: Final[frozenset[Need]] = frozenset({"model"})
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(TextParams, Exemptions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -75,9 +76,8 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             with messages_about(spec.source.repo, download):
                 _check(download, spec)
             files = _hashed(download, spec.trust_remote_code)
-            # Last of all: a step that ends before goes on with the files that lie there.
             for name in files["files"]:
-                (download / name).replace(folder / name)
+                _give(download / name, folder / name)
         origin = spec.source.model_dump()
     else:
         take_local_model(spec.source.path, folder, spec.trust_remote_code)
@@ -93,6 +93,15 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         **spec.expected.sizes(),
     }
     write_json(folder / "manifest.json", manifest | files)
+
+
+def _give(source: Path, target: Path) -> None:
+    """Give a file another name, and let it keep its own for a run after one that fails later."""
+    try:
+        os.link(source, target)
+    except OSError:
+        # A file system without links, where there may be no room for a second copy.
+        source.replace(target)
 
 
 def _hashed(folder: Path, with_code: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from lpsteps.models.compute import configure_torch, read_compute
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import load_model
 from lpsteps.overheads.measurements import Conditions, Overheads
-from lpsteps.overheads.operations import measure_operations
+from lpsteps.overheads.operations import measure_operations, most_tokens
 from lpsteps.overheads.storage import storage_facts
 from lpsteps.program import StepRun, run_step
 from lpsteps.validation import validated
@@ -43,7 +43,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: int = Field(default=1, ge=1, description="Windows that run together")
-    length: int = Field(default=512, ge=1, description="Tokens of each")
+    length: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of each; null: window_length, or what the model takes in front of one "
+        "more token",
+    )
+    window_length: int = Field(default=512, ge=1, description="Tokens of running text per window")
     repetitions: int = Field(default=100, ge=2, description="Turns to time")
     seconds: float = Field(
         default=30.0, gt=0, description="Time for the prefill, and for the decoding"
@@ -79,12 +85,16 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     store = _read_store(step, arguments.store) if arguments.store else None
     # One layer of it is measured, so that the rest never needs to fit into a GPU.
     model = load_model(arguments.model.parent, compute.dtype, device=torch.device("cpu"))
+    most = most_tokens(model)
+    usual = settings.window_length if most is None else min(settings.window_length, most - 1)
+    length = settings.length or usual
     hidden_size = model.config.get_text_config().hidden_size
     vocabulary = len(decoder_of(model).lm_head.get_parameter("weight"))
     measured = measure_operations(
         model,
         device=compute.device,
-        **settings.model_dump(include={"batch", "length", "repetitions", "seconds", "seed"}),
+        length=length,
+        **settings.model_dump(include={"batch", "repetitions", "seconds", "seed"}),
     )
     dtype = compute.dtype_name
     overheads = Overheads(
@@ -95,7 +105,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
             machine=provenance.machine(),
             libraries={name: metadata.version(name) for name in ("torch", "transformers")},
             batch=settings.batch,
-            length=settings.length,
+            length=length,
             repetitions=measured.repetitions,
             layer=measured.layer,
             basis=measured.basis,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from lpsteps.artifacts import read_parquet, write_parquet
+from lpsteps.artifacts import read_json, read_parquet, write_parquet
 from lpsteps.data.corpora import JoinedText, join_documents, partition_rows, partition_span
 from lpsteps.data.specs import Spec
 from lpsteps.data.windows import (
@@ -102,8 +102,27 @@ def _lengths(texts: pa.ChunkedArray) -> list[int]:
     return lengths
 
 
+def _check_length(config: dict[str, Any], length: int) -> None:
+    """Check that a model takes windows of a length.
+
+    Raises:
+        LpstepsError: It has fewer positions.
+    """
+    nested = config.get("text_config")
+    settings = config | (nested if isinstance(nested, dict) else {})
+    # GPT-2 has a name of its own for it.
+    names = ("max_position_embeddings", "n_positions")
+    most = min((n for name in names if isinstance(n := settings.get(name), int)), default=length)
+    if length > most:
+        raise LpstepsError(
+            f"length: {length}: the model takes {most} tokens; lower window_length in the profile, "
+            "or `length` of the corpus"
+        )
+
+
 def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
     step.read_manifest(arguments.model)
+    _check_length(read_json(arguments.model.parent / "config.json"), spec.length)
     step.read_manifest(arguments.data)
     table = read_parquet(arguments.data.parent / f"{spec.dataset_split}.parquet")
     for key in ("text", "group"):

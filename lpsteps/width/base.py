@@ -13,6 +13,12 @@ is one module of this package. It defines:
 ``unsuited(params, n, n_layers)``
     Why the method cannot take away the parameters of n layers from a model of n_layers, in a few
     words, or None where it may.
+``COUNTS_EVERY_TOKEN``
+    True in a method that reads :attr:`lpsteps.inputs.ModelInput.windows`: the config is refused
+    where it would meet a calibration that excludes tokens.
+
+Where ``Params`` has a property ``wanted_text``, a
+:class:`~lpsteps.calibration_text.WantedText`, the config is refused where the calibration has less.
 
 The workflow imports these modules to check a configuration, so their import must be cheap:
 inputs come in through the context, and heavy libraries are imported inside functions.

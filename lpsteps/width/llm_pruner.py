@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 TITLE: Final = "LLM-Pruner"
 PAPER: Final = "https://arxiv.org/abs/2305.11627"
+COUNTS_EVERY_TOKEN: Final = True
 
 
 class Params(TextParams, Exemptions):

@@ -219,6 +219,27 @@ CASES = [
         ("there are 8", "ask for fewer or name a longer text"),
     ),
     _thing(
+        "tokens left out in front of a method that counts all",
+        "calibrations/wikipedia/exclude_first",
+        4,
+        "calibrations.wikipedia.exclude_first: 4",
+        "counts every token",
+        "set it to 0",
+    ),
+    BadInput(
+        "fewer calibration windows than a method asks for",
+        lambda w: w.set(METHODS, "selections/sleb/params/windows", 4),
+        plan,
+        ("selections.sleb: windows: 4 x 16 tokens", "calibration 'wikipedia' has 3 x 32"),
+    ),
+    _thing(
+        "fewer windows cut than a calibration reads",
+        "corpora/wikipedia/count",
+        2,
+        "calibrations.wikipedia.windows: 3",
+        "corpora.wikipedia.count is 2",
+    ),
+    _thing(
         "a model from two places", "models/tiny/source/repo", "owner/name", "models.tiny.source"
     ),
     _thing(

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lpsteps.artifacts import read_json, verify_file_manifest
 from lpsteps.data import hub
+from lpsteps.errors import LpstepsError
 from lpsteps.provenance import read_record
 from lpsteps.steps import fetch_model
 
@@ -43,6 +44,10 @@ def expected(source: Path) -> dict[str, int]:
     layer = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
     total = model.num_parameters()
     return {"n_layers": 2, "hidden_size": 48, "parameters": total, "layer_parameters": layer}
+
+
+def fails(*_: Any) -> None:
+    raise LpstepsError("its code changed")
 
 
 def _run(root: Path, origin: dict[str, Any], expected: dict[str, int]) -> int:
@@ -186,6 +191,41 @@ def test_a_step_that_ends_while_it_hashes_keeps_the_download(
     assert _run(tmp_path, origin, expected) == 0
     assert found == [set(), {".cache", "config.json", "model.safetensors"}]
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.usefixtures("announced")
+def test_a_step_that_ends_with_its_last_check_keeps_the_download_where_it_can(
+    tmp_path: Path,
+    source: Path,
+    expected: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    linked: bool,
+) -> None:
+    """Where the file system has links: elsewhere there may be no room for two copies."""
+    found: list[set[str]] = []
+
+    def snapshot_download(repo: str, **settings: Any) -> None:
+        folder = settings["local_dir"]
+        found.append({path.name for path in folder.iterdir()})
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(source / name, folder)
+
+    def link(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    if not linked:
+        monkeypatch.setattr("os.link", link)
+    origin = {"kind": "hub", "repo": "owner/tiny", "revision": REVISION}
+    with monkeypatch.context() as patched:
+        patched.setattr(fetch_model.StepRun, "_check_code_unchanged", fails)
+        assert _run(tmp_path, origin, expected) == 1
+    assert not (tmp_path / "models/tiny").exists()
+    assert _run(tmp_path, origin, expected) == 0
+    assert found == [set(), {"config.json", "model.safetensors"} if linked else set()]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+    verify_file_manifest(tmp_path / "models/tiny/manifest.json")
 
 
 @pytest.mark.usefixtures("announced")

@@ -119,6 +119,16 @@ def test_tables_are_derived_from_the_file_as_long_as_its_record_holds(
     assert reason == f"{path}: was changed after measure_overheads wrote it"
 
 
+@pytest.mark.parametrize(("window_length", "length"), [(20, 20), (128, 127), (2048, 127)])
+def test_windows_are_as_long_as_the_model_takes(
+    tmp_path: Path, inputs: list[str], window_length: int, length: int
+) -> None:
+    """One token is decoded behind them, and the model takes 128."""
+    assert run(inputs, length=None, window_length=window_length, repetitions=2, seconds=0.1) == 0
+    found = Overheads.model_validate(read_json(tmp_path / "overheads.json"))
+    assert found.conditions.length == length
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -37,6 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("corpus")
     model, data = root / "models" / "tiny-model", root / "data"
     train_tokenizer().save_pretrained(model)
+    write_json(model / "config.json", {"max_position_embeddings": 512})
     write_json(model / "manifest.json", file_manifest(model, [p.name for p in model.iterdir()]))
     data.mkdir()
     write_parquet(data / "validation.parquet", pa.Table.from_pylist(ROWS))
@@ -173,6 +174,7 @@ def test_documents_in_order_are_divided_by_their_number(root: Path, tmp_path: Pa
         ({"sampling": "random_offsets"}, "count: null: random windows have no natural end"),
         ({"sampling": "random", "count": 2, "length": 500}, "length: 500: no document has more"),
         ({"length": 1}, "--spec: length: 1"),
+        ({"length": 513}, "length: 513: the model takes 512 tokens; lower window_length"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -187,6 +189,31 @@ def test_mistakes_end_in_one_line(
     assert message in output
     assert output.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"max_position_embeddings": 40}, 40),
+        ({"n_positions": 30}, 30),
+        ({"text_config": {"max_position_embeddings": 20}, "max_position_embeddings": 50}, 20),
+        ({"vocab_size": 300}, None),
+        ({"max_position_embeddings": None}, None),
+    ],
+)
+def test_no_window_is_longer_than_what_the_model_takes(
+    root: Path, tmp_path: Path, config: dict[str, Any], most: int | None
+) -> None:
+    shutil.copytree(root, tmp_path / "root")
+    model = tmp_path / "root/models/tiny-model"
+    write_json(model / "config.json", config)
+    names = [path.name for path in model.iterdir() if path.name != "manifest.json"]
+    write_json(model / "manifest.json", file_manifest(model, names))
+    output = tmp_path / "windows.parquet"
+    assert _run(tmp_path / "root", output, length=most or 60) == 0
+    output.unlink()
+    assert _run(tmp_path / "root", output, length=(most or 60) + 1) == (1 if most else 0)
+    assert output.exists() == (most is None)
 
 
 def test_the_tokenizer_runs_code_where_the_manifest_trusts_it(

@@ -74,6 +74,19 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"suites": {"qa": {"protocol": "harness", "benchmarks": {"piqa": -1}}}},
         "suites.qa.benchmarks.piqa: -1",
     ),
+    "true in place of a number": (
+        {"suites": {"qa": {"protocol": "harness", "benchmarks": {"copa": True}}}},
+        "suites.qa.benchmarks.copa: True: must be a whole number",
+    ),
+    "true in a list": (
+        {"tables": {"table01": {"smollm2-135m": [5, True]}}},
+        "tables.table01.smollm2-135m.1: True: must be a whole number",
+    ),
+    "true as a time": (
+        {"overheads": {"seconds": True}},
+        "overheads.seconds: True: must be a number",
+    ),
+    "nothing to show": ({"tables": {}, "figures": {}}, "name a table or a figure"),
     "unknown benchmark": (
         {"suites": {"qa": {"protocol": "harness", "benchmarks": {"pica": 1}}}},
         "benchmark 'pica' is not defined; did you mean 'piqa'?",
@@ -446,6 +459,19 @@ DEFINITION_MISTAKES = {
         "config/models.yaml",
         lambda c: c["models"]["smollm2-135m"]["source"].update(fomat="gguf"),
         ": models.smollm2-135m.source.fomat: unknown key, did you mean 'format'?",
+    ),
+    "more windows to calibrate on than are cut": (
+        "config/data.yaml",
+        lambda c: c["corpora"]["wikipedia"].update(count=31),
+        ": corpora.wikipedia.count is 31; raise it, or ask for fewer",
+    ),
+    "more windows to train on than are cut": (
+        "config/data.yaml",
+        lambda c: (
+            c["corpora"]["stories"].update(count=100),
+            c["training_texts"]["embedded"]["fit"][2].update(windows=101),
+        ),
+        ": training_texts.embedded.fit.stories.windows: 101: ",
     ),
     "random windows without a number": (
         "config/data.yaml",

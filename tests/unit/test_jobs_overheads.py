@@ -50,7 +50,8 @@ def test_the_settings_are_those_of_the_profile() -> None:
     spec = jobs.measure_overheads_spec(config_with(tables))
     expected = {
         "batch": 1,
-        "length": 512,
+        "length": None,
+        "window_length": 512,
         "repetitions": 100,
         "seconds": 30.0,
         "top_k": 100,

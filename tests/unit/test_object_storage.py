@@ -152,6 +152,15 @@ def test_a_later_run_on_one_machine_removes_what_travelled(
     assert not Path("resources/models/m.files").exists()
 
 
+def test_another_entry_of_such_a_name_stays(stored: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(object_storage.ROOT)
+    other = Path("resources/models/m.files")
+    other.mkdir(parents=True)
+    (other / "manifest.json").write_text("{}")
+    assert run(fetch, "--manifest", "resources/models/m/manifest.json") == 0
+    assert (other / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize("folder", ["resources", "results"])
 def test_results_of_this_machine_are_not_put_at_stake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str

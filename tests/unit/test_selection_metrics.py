@@ -256,6 +256,14 @@ def test_mistakes_in_a_list_are_named() -> None:
         listed_layers.rank(SelectionContext(6, (1,)), listed_layers.Params(layers=(5, 6)))
 
 
+def test_a_list_for_a_deeper_model_is_told_before_any_job() -> None:
+    params = listed_layers.Params(layers=(5, 6))
+    assert listed_layers.unsuited(params, 2, 7) is None
+    reason = "lists layer 6, which a model of 6 layers does not have"
+    assert listed_layers.unsuited(params, 1, 6) == reason
+    assert listed_layers.unsuited(params, 3, 7) == "lists 2 layers, which is too few to remove 3"
+
+
 def test_ties_go_to_the_lowest_layer_and_to_the_first_window() -> None:
     statistics = _statistics(*np.full((3, 2, 7, 7), 0.5))
     context = SelectionContext(6, (2,), statistics=statistics)

@@ -428,9 +428,9 @@ def test_text_is_split_into_disjoint_parts() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"windows": 9}, "9 \\+ 3 windows of 14 tokens: the calibration text has 11 x 19"),
-        ({"heldout": 6}, "6 \\+ 6 windows of 14 tokens"),
-        ({"length": LENGTH + 6}, "6 \\+ 3 windows of 20 tokens"),
+        ({"windows": 9}, "9 x 14 tokens and 3 held out: the calibration text has 11 x 19"),
+        ({"heldout": 6}, "6 x 14 tokens and 6 held out"),
+        ({"length": LENGTH + 6}, "6 x 20 tokens and 3 held out"),
     ],
 )
 def test_too_little_text_is_refused(

@@ -43,6 +43,17 @@ except LpstepsError as error:
     raise SystemExit(1)
 
 
+# Jobs of a cluster read the config again. Snakemake takes down the settings that it planned with, so
+# an edit meanwhile would give results that count as those of the config before it.
+SETTINGS = CONFIG.digest()
+if os.environ.setdefault(program.PLANNED_SETTINGS, SETTINGS) != SETTINGS:
+    print(
+        f"error: {CONFIG.source}: the config, or a file that it names, changed since this run was "
+        "planned; run the command again",
+        file=sys.stderr,
+    )
+    raise SystemExit(1)
+
 # A model uses all cores of the machine by itself, so that results do not depend on --cores, and
 # two such jobs at a time would only be in each other's way.
 ALL_CORES = job_resources.model_threads(
