@@ -32,7 +32,15 @@ from lpsteps.plan import Plan
 from lpsteps.width_pruning import WidthPruning
 
 MAX_SHARD_SIZE = "5GB"
-_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
+# Also lists of weights that are not copied, and settings and weights for another program, which say
+# what the dense model is.
+_WEIGHT_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin.index.json",
+    "consolidated*",
+    "params.json",
+)
 # The model's own are written with its weights.
 _REWRITTEN = ("config.json", "generation_config.json", "README.md")
 

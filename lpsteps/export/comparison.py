@@ -77,12 +77,15 @@ def folded_tolerance(dtype: torch.dtype, epsilon_error: float) -> float:
     return min(allowed, _LARGEST_TOLERANCE[dtype])
 
 
-def check_deviation(deviation: float, tolerance: float = EXACT_TOLERANCE) -> None:
-    """Check that a written model computes what the model that was scored does.
+def check_deviation(
+    deviation: float, tolerance: float = EXACT_TOLERANCE, model: str = "the exported model"
+) -> None:
+    """Check that a model computes what the model that was scored does.
 
     Args:
         deviation: As :func:`relative_deviation` gives it.
         tolerance: What is allowed.
+        model: What the message calls it.
 
     Raises:
         LpstepsError: It does not.
@@ -90,6 +93,6 @@ def check_deviation(deviation: float, tolerance: float = EXACT_TOLERANCE) -> Non
     # Also when it is not a number.
     if not deviation <= tolerance:
         raise LpstepsError(
-            f"the exported model's logits deviate by {deviation:.2g} from those of the model that "
+            f"{model}'s logits deviate by {deviation:.2g} from those of the model that "
             f"was scored, relative to the largest of each token; at most {tolerance:.2g} is allowed"
         )

@@ -7,7 +7,8 @@ import yaml
 from lpsteps.plan import Plan
 
 _HEADER = """\
-# The pruning without its repair: `mergekit-yaml` makes the model with these layers as they were.
+# The pruning without its repair: `mergekit-yaml` makes the model with these layers as they were,
+# unless its config says what each layer is by its number (`layer_types`): mergekit keeps that.
 """
 
 

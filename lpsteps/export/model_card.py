@@ -85,7 +85,7 @@ def _introduction(record: ExportRecord) -> Iterator[str]:
     else:
         yield (
             f"No stock architecture computes it, so the folder brings its model class along "
-            f"(`modeling_{record.form}.py`), which needs transformers and torch alone."
+            f"(`modeling_{record.form}.py`), which needs transformers 5 and torch alone."
         )
 
 

@@ -10,9 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import LlamaConfig as BaseConfig
 from transformers import LlamaForCausalLM as BaseForCausalLM
+
+if int(transformers.__version__.partition(".")[0]) < 5:
+    # Earlier releases look for the base of the rotary angles elsewhere, and take another one.
+    raise ImportError(
+        f"transformers {transformers.__version__} computes another model; install 5 or later"
+    )
 
 LAYERS = "model.layers"
 FINAL_NORM = "model.norm"

@@ -42,6 +42,7 @@ from lpsteps.export.comparison import (
     relative_deviation,
     sample_tokens,
 )
+from lpsteps.export.exact_fold import check_fold
 from lpsteps.export.mergekit import mergekit_config
 from lpsteps.export.model_card import model_card
 from lpsteps.export.record import EXPORT_FILE, ExportRecord, ScoreFacts
@@ -115,17 +116,22 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     tokens = sample_tokens(scored.config.vocab_size, settings.seed)
     expected, device, dtype = logits_on(scored, tokens), scored.device, scored.dtype
     pruning, tolerance = _pruning(arguments), EXACT_TOLERANCE
-    if pruning.folds(scored.config.model_type) and pruning.plan and pruning.patches:
+    plan, patches, folds = pruning.plan, pruning.patches, pruning.folds(scored.config.model_type)
+    if folds and plan and patches:
         variances = least_variances(scored, tokens)
-        error = epsilon_error(norm_epsilon(scored), variances, pruning.plan, pruning.patches)
+        error = epsilon_error(norm_epsilon(scored), variances, plan, patches)
         tolerance = folded_tolerance(dtype, error)
     # One copy of the weights at a time.
     del scored
 
+    source = arguments.model.parent
+    if folds and plan and patches and dtype != torch.float32:
+        with elapsed("folding in float32"):
+            check_fold(source, plan, patches, tokens)
+
     sources = [arguments.model, arguments.plan, arguments.patch_manifest, arguments.width_manifest]
     lineage = _verified_lineage(sources, [*scores, *dense_scores])
     manifest = step.read_manifest(arguments.model)
-    source = arguments.model.parent
     model = load_model(source, dtype, device=torch.device("cpu"))
     n_layers = len(decoder_of(model).layers)
     template = step.read(arguments.modeling).read_text("utf-8") if arguments.modeling else None

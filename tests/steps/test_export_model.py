@@ -229,6 +229,29 @@ def test_a_slightly_wrong_fold_is_not_exported(
     assert not (tmp_path / "other").exists()
 
 
+def test_rounding_hides_no_wrong_fold(
+    tmp_path: Path,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In bfloat16 the logits of the right fold deviate by more than those of a wrong one here."""
+    compute = {"schema": 1, "dtype": "bfloat16", "device": "cpu"}
+    write_json(tmp_path / "bfloat16.json", compute)
+    options = {"compute": str(tmp_path / "bfloat16.json")}
+    assert export(tmp_path, model, "rotation", **options) == 0
+    assert ExportRecord(**read_json(tmp_path / "checkpoint/export.json")).logits_deviation > 1e-3
+    rotate = folding._rotate_layer
+    monkeypatch.setattr(
+        folding, "_rotate_layer", lambda layer, scale, matrix: rotate(layer, 1.003 * scale, matrix)
+    )
+    options["manifest"] = str(tmp_path / "other/manifest.json")
+    assert export(tmp_path, model, "rotation", **options) == 1
+    error = capsys.readouterr().err
+    assert "folded in float32, the model's logits deviate by 0.00" in error
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_damaged_patch_or_a_missing_class_ends_in_one_line(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

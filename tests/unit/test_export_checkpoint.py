@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from tiny_families import FAMILIES
 from transformers import AutoModelForCausalLM
 
 from lpsteps.errors import LpstepsError
-from lpsteps.export.checkpoint import Pruning, write_checkpoint
+from lpsteps.export.checkpoint import Pruning, copy_companions, write_checkpoint
 from lpsteps.export.custom_code import modeling_source
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import load_model
@@ -360,6 +362,29 @@ def test_the_lines_that_depend_on_the_family_are_all_replaced(
     assert "Llama" not in source and '"model.' not in source
     assert "from transformers import GPTNeoXForCausalLM as BaseForCausalLM" in source
     assert 'LAYERS = "gpt_neox.layers"' in source
+
+
+@pytest.mark.parametrize("kind", ["layer", "width"])
+@pytest.mark.parametrize(("version", "loads"), [("4.57.1", False), ("5.17.0", True)])
+def test_a_transformers_that_computes_another_model_is_refused(
+    kind: str, version: str, loads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.__version__", version)
+    refused = pytest.raises(ImportError, match=r"transformers 4\.57\.1 .* install 5 or later")
+    with contextlib.nullcontext() if loads else refused:
+        runpy.run_path(str(TEMPLATES[kind]))
+
+
+def test_what_describes_the_weights_of_the_dense_model_stays_behind(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    left = ["model.safetensors", "pytorch_model.bin.index.json", "params.json", "config.json"]
+    left += ["consolidated.safetensors", "consolidated.00.pth", "model.safetensors.index.json"]
+    for path in (source, folder):
+        path.mkdir()
+    for name in (*left, "tokenizer.json", "vocab.txt"):
+        (source / name).write_text(name)
+    copy_companions(source, [path.name for path in source.iterdir()], folder)
+    assert {path.name for path in folder.iterdir()} == {"tokenizer.json", "vocab.txt"}
 
 
 def test_an_unknown_operation_is_refused_by_the_exported_code(
