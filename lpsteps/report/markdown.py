@@ -12,6 +12,7 @@ from lpsteps.report.page import (
     CellView,
     GroupView,
     RowView,
+    number_types,
     sample_sentences,
     table_views,
 )
@@ -34,7 +35,8 @@ def tables_markdown(payload: Mapping[str, Any], commit: str | None) -> str:
     lines = [
         f"# Measured: {models}",
         "",
-        f"Profile `{payload['run']['profile']}`{_overrides(payload['run'])}, built at {built}. "
+        f"Profile `{payload['run']['profile']}`{_overrides(payload['run'])}, built at {built}"
+        f"{_scored_in(payload)}. "
         + " ".join(sample_sentences(payload))
         + " In brackets: the standard error.",
     ]
@@ -51,6 +53,11 @@ def tables_markdown(payload: Mapping[str, Any], commit: str | None) -> str:
 def _overrides(run: Mapping[str, Any]) -> str:
     words = override_arguments(run["overrides"])
     return f" with `{shlex.join(words)}`" if words else ""
+
+
+def _scored_in(payload: Mapping[str, Any]) -> str:
+    types = number_types(payload)
+    return f", scored in {' and '.join(types)}" if types else ""
 
 
 def _group_lines(group: GroupView) -> list[str]:

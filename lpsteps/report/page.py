@@ -170,6 +170,7 @@ def render_page(
         "models": [_model_line(model) for model in payload["run"]["models"]],
         "machines": [_machine_line(machine) for machine in payload["run"]["machines"]],
         "commits": _commit_lines(payload["run"]["commits"]),
+        "number_types": number_types(payload),
         "glances": glance_views(payload),
         "samples": sample_sentences(payload),
         "tables": tables,
@@ -252,6 +253,12 @@ def _count(number: int) -> str:
     if number >= 10**9:
         return f"{number / 10**9:.2f} billion"
     return f"{number / 10**6:.1f} million"
+
+
+def number_types(payload: Mapping[str, Any]) -> list[str]:
+    """Return the dtypes that models were scored in, as torch names them, sorted."""
+    settings = [score["settings"] for score in payload["scores"].values()]
+    return sorted({stated["dtype"] for stated in settings if "dtype" in stated})
 
 
 def sample_sentences(payload: Mapping[str, Any]) -> list[str]:

@@ -24,8 +24,10 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_it_names_the_commit_or_says_that_it_is_not_known(payload: Any) -> None:
-    assert "built at commit `abc123`." in tables_markdown(payload, "abc123")
-    assert "built at a commit that is not known." in tables_markdown(payload, None)
+    assert "built at commit `abc123`, scored in float32." in tables_markdown(payload, "abc123")
+    assert "built at a commit that is not known, scored" in tables_markdown(payload, None)
+    untold = payload | {"scores": {}}
+    assert "built at commit `abc123`. " in tables_markdown(untold, "abc123")
 
 
 def test_it_names_the_settings_given_beside_the_profile(payload: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -614,6 +615,24 @@ def test_the_top_names_machines_and_commits(payload: dict[str, Any]) -> None:
         in text
     )
     assert text.count("of 2026-01-05, with changes that are in no commit") == 1
+
+
+@pytest.mark.parametrize(
+    ("types", "words"),
+    [
+        (["float32", "bfloat16"], "models in bfloat16 and in float32"),
+        (["bfloat16"], "models in bfloat16 profile"),
+        ([None], None),
+    ],
+)
+def test_the_top_names_the_types_of_numbers(
+    payload: dict[str, Any], types: list[str | None], words: str | None
+) -> None:
+    told = copy.deepcopy(payload)
+    for score, dtype in zip(told["scores"].values(), itertools.cycle(types), strict=False):
+        score["settings"] = {} if dtype is None else {"dtype": dtype}
+    text = " ".join(Tree(render_page(told, "", TEMPLATES)).root.all("header")[0].text.split())
+    assert "models in" not in text if words is None else words in text
 
 
 def test_a_commit_without_a_day_is_named_alone(payload: dict[str, Any]) -> None:
