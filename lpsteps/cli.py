@@ -113,7 +113,10 @@ def status(
     ] = None,
     configfile: Annotated[
         list[Path] | None,
-        typer.Option(help="A profile, as for Snakemake; may be given again", show_default=False),
+        typer.Option(
+            help="A profile, as for Snakemake; may be given again; by default config/config.yaml",
+            show_default=False,
+        ),
     ] = None,
     config: Annotated[
         list[str] | None,
@@ -219,7 +222,10 @@ def export_variant(
     model: Annotated[str, typer.Option(help="Name of the model in config/models.yaml")],
     variant: Annotated[
         str,
-        typer.Option(help="As in the results: dense, or SELECTION/nN/RECOVERY, or WIDTH/nN"),
+        typer.Option(
+            help="dense, SELECTION/nN/RECOVERY, WIDTH/nN, or the whole path below results/MODEL, "
+            "calibration/..."
+        ),
     ],
     to: Annotated[Path, typer.Option(help="The folder to make")],
     force: Annotated[

@@ -32,7 +32,7 @@ OTHER_OPTIONS = {
     "hf": {"--revision", "--local-dir", "--include"},
     "kubernetes": {"--kubernetes-namespace", "--kubernetes-service-account-name"},
     "pip": {"-r", "-e", "--no-deps"},
-    "pytest": {"-m", "-n", "--dist"},
+    "pytest": {"-m", "-n", "--dist", "--no-loadscope-reorder"},
     "rocrate-validator": {"-p"},
     "slurm": {"--slurm-status-command"},
 }
