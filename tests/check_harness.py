@@ -269,7 +269,14 @@ def differing_rows(score: Mapping[str, Any], outcomes: Mapping[int, int]) -> lis
 
 
 def plain_perplexity(
-    folder: Path, texts: Sequence[str], *, separator: str, length: int, count: int | None, bos: bool
+    folder: Path,
+    texts: Sequence[str],
+    *,
+    separator: str,
+    length: int,
+    count: int | None,
+    bos: bool,
+    bos_in_windows: bool,
 ) -> float:
     """Perplexity of consecutive windows of a text by transformers alone."""
     import torch
@@ -277,7 +284,11 @@ def plain_perplexity(
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(separator.join(texts), add_special_tokens=False)["input_ids"]
-    if bos:
+    if bos_in_windows:
+        step = length - 1
+        starts = range(0, len(ids) - step + 1, step)
+        ids = [i for at in starts for i in (tokenizer.bos_token_id, *ids[at : at + step])]
+    elif bos:
         ids = [tokenizer.bos_token_id, *ids]
     windows = torch.tensor(ids[: len(ids) // length * length]).view(-1, length)[:count]
     return perplexity_of_windows(folder, windows)
@@ -391,13 +402,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             corpus = config.definitions.corpora[config.benchmarks[benchmark].corpus]
             if corpus.sampling != "consecutive":
                 raise LpstepsError(f"{benchmark}: only corpora of consecutive windows are compared")
+            entry = config.definitions.models[arguments.model]
             plain = plain_perplexity(
                 folder,
                 read_texts(file_of(config, corpus.dataset, corpus.split), corpus.text),
                 separator=corpus.separator,
                 length=score["settings"]["window_length"],
                 count=limit_of(config, benchmark),
-                bos=config.definitions.models[arguments.model].add_bos,
+                bos=entry.add_bos,
+                bos_in_windows=entry.bos_in_windows,
             )
             failures += abs(score["value"] - plain) > TOLERANCE
             lines.append(

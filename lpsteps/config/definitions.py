@@ -99,6 +99,11 @@ class Model(Section):
         default="", description="Licence of the weights, for exports; empty: that of the archive"
     )
     add_bos: bool = Field(default=False, description="Put the BOS token in front of every text")
+    bos_in_windows: bool = Field(
+        default=False,
+        description="Put the BOS token in front of every window of running text, as Gemma needs, "
+        "and not of the whole text; the window has one token of text less",
+    )
     trust_remote_code: bool = Field(default=False, description="Run code from the model repository")
     gpus: int = Field(
         default=0,

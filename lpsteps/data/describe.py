@@ -96,6 +96,10 @@ def _entry(
         "source": dict(source),
         "add_bos": _adds_bos(folder, trusted),
     }
+    # All of them leave their working regime where position 0 holds another token: Gemma 2 9B has a
+    # perplexity of 2645 on LAMBADA then (lm-evaluation-harness, PR 2049).
+    if "gemma" in config["model_type"]:
+        entry["bos_in_windows"] = True
     if trusted and "auto_map" in config:
         entry["trust_remote_code"] = True
     name = re.sub(r"[^a-z0-9._+-]+", "-", title.lower()).strip("-._+")

@@ -4,11 +4,13 @@ Three ways to cut them, all from the code behind the paper: the first two for it
 the third for the text that it calibrates and trains patches on (from C4, the second):
 
 - consecutive (WikiText-2, PTB): all documents are joined by blank lines and tokenised once, then
-  cut into windows that do not overlap; the incomplete tail is dropped and no window gets a BOS
-  token of its own.
+  cut into windows that do not overlap; the incomplete tail is dropped.
 - random (C4): one random window out of each of ``count`` randomly drawn, long enough documents.
 - random offsets (WikiText-2): ``count`` windows that start anywhere in the joined text, drawn with
   replacement, so that they overlap.
+
+That code gives no window a BOS token of its own. A model that cannot do without, as Gemma, gets
+windows of the same length, with that token in front and one token of text less.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Windows:
         documents: For each window the names of the documents in it, in their order; empty lists
             when the tokenizer cannot tell where its tokens come from.
         offsets: For each window and document the position in the window of the document's first
-            token, so each list starts with 0.
+            token, so each list starts with 0, or with 1 behind a BOS token of the window's own.
     """
 
     token_ids: TokenIds
@@ -67,6 +69,23 @@ class TokenStream:
         return TokenStream(self.ids[span], None if self.starts is None else self.starts[span])
 
 
+def bos_token(tokenizer: PreTrainedTokenizerBase, key: str) -> int:
+    """Return the id of a tokenizer's BOS token.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        key: The key of the model's entry that asks for the token, for the message.
+
+    Raises:
+        LpstepsError: The tokenizer has none.
+    """
+    if tokenizer.bos_token_id is None:
+        raise LpstepsError(
+            f"{key}: true: the tokenizer of this model has no BOS token; set it to false"
+        )
+    return int(tokenizer.bos_token_id)
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool) -> TokenStream:
     """Tokenise a text of any length in one piece.
 
@@ -89,11 +108,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool) -> To
     ids = encoding["input_ids"]
     starts = [start for start, _ in encoding["offset_mapping"]] if tokenizer.is_fast else None
     if add_bos:
-        if tokenizer.bos_token_id is None:
-            raise LpstepsError(
-                "add_bos: true: the tokenizer of this model has no BOS token; set it to false"
-            )
-        ids = [tokenizer.bos_token_id, *ids]
+        ids = [bos_token(tokenizer, "add_bos"), *ids]
         starts = None if starts is None else [0, *starts]
     return TokenStream(
         np.asarray(ids, dtype=np.int32),
@@ -102,56 +117,86 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool) -> To
 
 
 def consecutive_windows(
-    stream: TokenStream, joined: JoinedText, length: int, count: int | None
+    stream: TokenStream,
+    joined: JoinedText,
+    length: int,
+    count: int | None,
+    bos: int | None = None,
 ) -> Windows:
     """Cut a token stream into windows that do not overlap.
 
     Args:
         stream: The tokenised ``joined.text``.
         joined: The text with its documents.
-        length: Tokens per window.
+        length: Tokens per window, ``bos`` included.
         count: How many windows to keep from the start, None for all.
+        bos: Token to put in front of each window, None for none.
 
     Raises:
         LpstepsError: There are fewer than ``count`` windows, or none at all.
     """
-    available = len(stream.ids) // length
+    text = _text_tokens(length, bos)
+    available = len(stream.ids) // text
     if available < (count or 1):
         raise LpstepsError(
             f"count: {count or 'all'}: the text has {len(stream.ids)} tokens, which make "
             f"{available} windows of {length}; ask for fewer or shorter ones"
         )
     kept = available if count is None else count
-    return _windows_at(stream, joined, length, np.arange(kept) * length)
+    return _behind(bos, _windows_at(stream, joined, text, np.arange(kept) * text))
 
 
 def random_offset_windows(
-    stream: TokenStream, joined: JoinedText, length: int, count: int, seed: int
+    stream: TokenStream,
+    joined: JoinedText,
+    length: int,
+    count: int,
+    seed: int,
+    bos: int | None = None,
 ) -> Windows:
     """Draw windows at random offsets of a token stream, with replacement.
 
     The first token of each is drawn from ``0..tokens - length - 1`` by Python's own generator, as
-    the calibration loaders of GPTQ and of the code that followed it do.
+    the calibration loaders of GPTQ and of the code that followed it do; with ``bos``, ``length``
+    there is one less, as the window has one token of text less.
 
     Args:
         stream: The tokenised ``joined.text``.
         joined: The text with its documents.
-        length: Tokens per window.
+        length: Tokens per window, ``bos`` included.
         count: Number of windows.
         seed: Seed of the generator.
+        bos: Token to put in front of each window, None for none.
 
     Raises:
-        LpstepsError: The text does not have more than ``length`` tokens.
+        LpstepsError: The text does not have more tokens than a window takes of it.
     """
+    text = _text_tokens(length, bos)
     tokens = len(stream.ids)
-    if tokens <= length:
+    if tokens <= text:
         raise LpstepsError(
             f"length: {length}: the text has {tokens} tokens, not more than that; ask for shorter "
             "windows"
         )
     generator = random.Random(seed)
-    offsets = [generator.randint(0, tokens - length - 1) for _ in range(count)]
-    return _windows_at(stream, joined, length, np.array(offsets))
+    offsets = [generator.randint(0, tokens - text - 1) for _ in range(count)]
+    return _behind(bos, _windows_at(stream, joined, text, np.array(offsets)))
+
+
+def _text_tokens(length: int, bos: int | None) -> int:
+    """Return how many tokens of a window are text."""
+    return length if bos is None else length - 1
+
+
+def _behind(bos: int | None, windows: Windows) -> Windows:
+    """Return windows with a token in front of each, or as they are where it is None."""
+    if bos is None:
+        return windows
+    return Windows(
+        np.insert(windows.token_ids, 0, bos, axis=1),
+        windows.documents,
+        [[offset + 1 for offset in offsets] for offsets in windows.offsets],
+    )
 
 
 def _windows_at(
@@ -173,34 +218,41 @@ def _windows_at(
 
 
 def random_windows(
-    encode: Callable[[int], TokenIds], names: Sequence[str], length: int, count: int, seed: int
+    encode: Callable[[int], TokenIds],
+    names: Sequence[str],
+    length: int,
+    count: int,
+    seed: int,
+    bos: int | None = None,
 ) -> Windows:
     """Draw random windows out of random documents.
 
     The draws are those of the published code, number by number: documents are drawn with
     replacement until one has *more* than ``length`` tokens, then the window's first token is drawn
-    from ``0..tokens - length - 1``.
+    from ``0..tokens - length - 1``; with ``bos``, ``length`` there is one less.
 
     Args:
         encode: Returns the token ids of a document, given its number.
         names: Names of the documents.
-        length: Tokens per window.
+        length: Tokens per window, ``bos`` included.
         count: Number of windows.
         seed: Seed of Python's own generator.
+        bos: Token to put in front of each window, None for none.
 
     Raises:
         LpstepsError: No document is long enough.
     """
+    text = _text_tokens(length, bos)
     generator = random.Random(seed)
     long_enough: dict[int, bool] = {}
-    token_ids = np.empty((count, length), dtype=np.int32)
+    token_ids = np.empty((count, text), dtype=np.int32)
     documents = []
     for window in track(range(count), "drawing windows"):
         while True:
             document = generator.randint(0, len(names) - 1)
             if long_enough.get(document, True):
                 ids = encode(document)
-                long_enough[document] = len(ids) > length
+                long_enough[document] = len(ids) > text
                 if long_enough[document]:
                     break
             if len(long_enough) == len(names) and not any(long_enough.values()):
@@ -208,10 +260,10 @@ def random_windows(
                     f"length: {length}: no document has more tokens than that; "
                     "ask for shorter windows"
                 )
-        start = generator.randint(0, len(ids) - length - 1)
-        token_ids[window] = ids[start : start + length]
+        start = generator.randint(0, len(ids) - text - 1)
+        token_ids[window] = ids[start : start + text]
         documents.append([names[document]])
-    return Windows(token_ids, documents, [[0] for _ in range(count)])
+    return _behind(bos, Windows(token_ids, documents, [[0] for _ in range(count)]))
 
 
 def windows_table(windows: Windows, metadata: dict[str, str]) -> pa.Table:

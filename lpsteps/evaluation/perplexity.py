@@ -5,7 +5,8 @@ into windows that do not overlap, every window starts afresh, and
 
     perplexity = exp(mean over windows of (mean over tokens of -log p(token | window so far)))
 
-where the first token of a window is not predicted.
+where the first token of a window is not predicted. Of a model whose entry says `bos_in_windows` it
+is the BOS token, so that all of the text is predicted.
 """
 
 from __future__ import annotations

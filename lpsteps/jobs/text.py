@@ -33,7 +33,14 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
         "count": entry.count,
         "length": config.window_length(corpus),
         "add_bos": config.definitions.models[model].add_bos,
+        **_bos_setting(config, model),
     }
+
+
+def _bos_setting(config: Config, model: str) -> dict[str, bool]:
+    """Return what a spec says of a BOS token in every window: nothing for a model without."""
+    # A key that is off would change the specs of all models, and rerun their jobs.
+    return {"bos_in_windows": True} if config.definitions.models[model].bos_in_windows else {}
 
 
 def corpus_windows(config: Config, model: str, calibration: str) -> str:
@@ -66,13 +73,14 @@ def extended_calibrations(config: Config) -> list[str]:
     return sorted(name for name in entries if entries[name].generated)
 
 
-def extend_windows_spec(config: Config, calibration: str) -> dict[str, Any]:
+def extend_windows_spec(config: Config, model: str, calibration: str) -> dict[str, Any]:
     """Return the settings of ``extend_windows``."""
     entry = config.definitions.calibrations[calibration]
     return {
         "windows": entry.windows,
         "generated": entry.generated,
         "seed": config.profile.seed,
+        **_bos_setting(config, model),
     }
 
 

@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lpsteps.artifacts import write_parquet
 from lpsteps.data.window_file import first_windows
-from lpsteps.data.windows import Windows, windows_table
+from lpsteps.data.windows import Windows, bos_token, windows_table
 from lpsteps.inputs import ModelInput
+from lpsteps.models.tokenizer import load_tokenizer
 from lpsteps.program import StepRun, run_step
 from lpsteps.validation import validated
 
@@ -36,6 +37,9 @@ class Settings(BaseModel):
     windows: int = Field(ge=1, description="Windows of the corpus, the first ones")
     generated: int = Field(ge=1, description="Windows of the model's own")
     seed: int = Field(default=0, ge=0, description="Seed of the first tokens and of the draws")
+    bos_in_windows: bool = Field(
+        default=False, description="Generated windows begin with the BOS token, as the corpus's do"
+    )
 
 
 def spread(corpus: int, generated: int) -> list[bool]:
@@ -60,22 +64,30 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     settings = validated(Settings, step.spec, "--spec")
     step.read_manifest(arguments.model)
     text = first_windows(step.read(arguments.windows), settings.windows)
+    bos = None
+    if settings.bos_in_windows:
+        bos = bos_token(load_tokenizer(arguments.model.parent), "bos_in_windows")
     source = ModelInput(arguments.model.parent, step.read(arguments.compute), text)
     model = source.load()
     vocabulary = model.config.get_text_config().vocab_size
     # Any token may come first: models do not agree on one that starts a text.
     starts = np.random.default_rng(settings.seed).integers(vocabulary, size=(settings.generated, 1))
+    if bos is not None:
+        starts = np.insert(starts, 0, bos, axis=1)
     own = sample_windows(model, starts, text.shape[1], seed=settings.seed)
 
     queues = {False: iter(text), True: iter(own)}
     places = spread(len(text), len(own))
     token_ids = np.stack([next(queues[place]) for place in places]).astype(np.int32)
     names = ["generated" if place else "corpus" for place in places]
-    windows = Windows(token_ids, [[name] for name in names], [[0]] * len(names))
+    offset = 0 if bos is None else 1
+    windows = Windows(token_ids, [[name] for name in names], [[offset]] * len(names))
     for key, fact in source.facts().items():
         step.note(key, fact)
     step.note("seed", settings.seed)
     metadata = {"model": arguments.model.parent.name, "length": str(text.shape[1])}
+    if settings.bos_in_windows:
+        metadata["bos_in_windows"] = "true"
     write_parquet(step.write(arguments.extended), windows_table(windows, metadata))
 
 

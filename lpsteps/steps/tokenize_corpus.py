@@ -15,6 +15,7 @@ from lpsteps.data.specs import Spec
 from lpsteps.data.windows import (
     TokenStream,
     Windows,
+    bos_token,
     consecutive_windows,
     random_offset_windows,
     random_windows,
@@ -50,7 +51,13 @@ class CorpusSpec(Spec):
     sampling: Literal["consecutive", "random", "random_offsets"] = Field(default="consecutive")
     length: int = Field(description="tokens per window", ge=2)
     count: int | None = Field(default=None, description="number of windows, null for all", ge=1)
-    add_bos: bool = Field(default=False, description="one BOS token at the start of the text")
+    add_bos: bool = Field(
+        default=False,
+        description="one BOS token at the start of the text; nothing with `bos_in_windows`",
+    )
+    bos_in_windows: bool = Field(
+        default=False, description="one BOS token at the start of every window"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,11 +150,14 @@ def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
             rows = rows[partition_span(len(rows), spec.partitions, spec.split)]
     names = [numbers[row] for row in rows]
     tokenizer = load_tokenizer(arguments.model.parent)
+    bos = bos_token(tokenizer, "bos_in_windows") if spec.bos_in_windows else None
+    # The token at the start of the text would be a second one in its first window.
+    add_bos = spec.add_bos and bos is None
 
     def stream() -> tuple[TokenStream, JoinedText]:
         joined = join_documents([texts[row].as_py() for row in rows], names, spec.separator)
         with elapsed(f"tokenising {spec.corpus}"):
-            tokens = tokenize(tokenizer, joined.text, spec.add_bos)
+            tokens = tokenize(tokenizer, joined.text, add_bos)
         if spec.division == "in_order":
             tokens = tokens.part(partition_span(len(tokens.ids), spec.partitions, spec.split))
         step.note("tokens", len(tokens.ids))
@@ -156,17 +166,18 @@ def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
     windows: Windows
     match spec.sampling, spec.count:
         case "consecutive", count:
-            windows = consecutive_windows(*stream(), spec.length, count)
+            windows = consecutive_windows(*stream(), spec.length, count, bos)
         case "random_offsets", int(count):
-            windows = random_offset_windows(*stream(), spec.length, count, spec.seed)
+            windows = random_offset_windows(*stream(), spec.length, count, spec.seed, bos)
         case "random", int(count):
             windows = random_windows(
                 # Few documents are drawn: the others are never made into Python's strings.
-                lambda place: tokenize(tokenizer, texts[rows[place]].as_py(), spec.add_bos).ids,
+                lambda place: tokenize(tokenizer, texts[rows[place]].as_py(), add_bos).ids,
                 names,
                 spec.length,
                 count,
                 spec.seed,
+                bos,
             )
         case _:
             raise LpstepsError("count: null: random windows have no natural end; give a number")
@@ -177,6 +188,7 @@ def _cut(step: StepRun, arguments: Namespace, spec: CorpusSpec) -> None:
         "length": str(spec.length),
         "model": arguments.model.parent.name,
         "split": spec.split,
+        **({"bos_in_windows": "true"} if spec.bos_in_windows else {}),
     }
     write_parquet(step.write(arguments.windows), windows_table(windows, metadata))
 

@@ -92,6 +92,26 @@ def test_perplexity_is_compared_with_plain_transformers(
     assert check_harness.main(arguments) == 1
 
 
+def test_windows_with_a_bos_token_of_their_own_are_compared_as_such(
+    data_root: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = check_harness.check_config
+
+    def with_bos(*arguments: Any) -> Any:
+        config = made(*arguments)
+        models = config.definitions.models
+        changes = {"add_bos": True, "bos_in_windows": True}
+        models["smollm2-135m"] = models["smollm2-135m"].model_copy(update=changes)
+        return config
+
+    monkeypatch.setattr(check_harness, "check_config", with_bos)
+    assert check_harness.main([*options(data_root, model), "wikitext2=3"]) == 0
+    assert "wikitext2              n=3 " in capsys.readouterr().out
+
+
 def test_task_files_give_the_prompts_of_our_tasks(data_root: Path, tmp_path: Path) -> None:
     from lm_eval.tasks import TaskManager
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_tokenizer import train_tokenizer
 
-from lpsteps.artifacts import read_parquet, write_json, write_parquet
+from lpsteps.artifacts import file_manifest, read_parquet, write_json, write_parquet
 from lpsteps.data.window_file import read_windows
 from lpsteps.provenance import read_record
 from lpsteps.steps.extend_windows import main, spread
@@ -52,6 +53,51 @@ def test_both_kinds_of_text_are_mixed(tmp_path: Path, inputs: list[str]) -> None
     assert len({tuple(row) for row in own}) == 6
     assert len(set(own[:, 0])) > 1
     assert read_record(extended)["notes"]["seed"] == 1
+
+
+def save_tokenizer(inputs: list[str], bos_token: str | None) -> int:
+    """Put a tokenizer into the folder of the model; return the id of the token `<s>`."""
+    manifest = Path(inputs[0].partition("=")[2])
+    tokenizer = train_tokenizer()
+    bos = int(tokenizer.bos_token_id)
+    tokenizer.bos_token = bos_token
+    tokenizer.save_pretrained(manifest.parent)
+    names = [path.name for path in manifest.parent.iterdir() if path != manifest]
+    write_json(manifest, file_manifest(manifest.parent, names))
+    return bos
+
+
+def test_windows_of_the_models_own_begin_with_bos(tmp_path: Path, inputs: list[str]) -> None:
+    bos = save_tokenizer(inputs, "<s>")
+    corpus = np.insert(CORPUS, 0, bos, axis=1)
+    token_ids = pa.array(corpus.tolist(), pa.list_(pa.int32()))
+    write_parquet(tmp_path / "windows.parquet", pa.table({"token_ids": token_ids}))
+    plain, extended = tmp_path / "plain.parquet", tmp_path / "extended.parquet"
+    assert run(inputs, plain) == run(inputs, extended, bos_in_windows=True) == 0
+    table, windows = read_parquet(extended), read_windows(extended)
+    assert windows.shape == (10, 11)
+    assert set(windows[:, 0]) == {bos}
+    own = np.array([name == "generated" for (name,) in table["documents"].to_pylist()])
+    np.testing.assert_array_equal(windows[~own], corpus[:4])
+    # The random token that comes first elsewhere comes behind it.
+    np.testing.assert_array_equal(windows[own][:, 1], read_windows(plain)[own][:, 0])
+    assert table["offsets"].to_pylist() == [[1]] * 10
+    assert read_parquet(plain)["offsets"].to_pylist() == [[0]] * 10
+    assert table.schema.metadata[b"bos_in_windows"] == b"true"
+    assert b"bos_in_windows" not in read_parquet(plain).schema.metadata
+
+
+def test_bos_in_windows_needs_a_tokenizer_that_has_one(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tokenizer(inputs, None)
+    extended = tmp_path / "extended.parquet"
+    assert run(inputs, extended, bos_in_windows=True) == 1
+    assert capsys.readouterr().err == (
+        "error: extend_windows: bos_in_windows: true: the tokenizer of this model has no BOS "
+        "token; set it to false\n"
+    )
+    assert not extended.exists()
 
 
 def test_the_seed_decides_over_the_bytes(tmp_path: Path, inputs: list[str]) -> None:

@@ -71,6 +71,79 @@ def test_the_whole_split_follows_the_perplexity_protocol(root: Path, tmp_path: P
     assert record["notes"] == {"documents": 60, "tokens": len(stream), "windows": len(pieces)}
 
 
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_every_window_begins_with_bos(root: Path, tmp_path: Path, add_bos: bool) -> None:
+    """Once, also where the text has one, and the text goes on from window to window."""
+    output = tmp_path / "windows.parquet"
+    settings = {"bos_in_windows": True, "add_bos": add_bos}
+    assert _run(root, output, partitions={"test": 1.0}, **settings) == 0
+    tokenizer = AutoTokenizer.from_pretrained(root / "models/tiny-model")
+    text = "\n\n".join(row["text"] for row in ROWS)
+    stream = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.bos_token_id not in stream
+    table = pq.read_table(output)
+    windows = table["token_ids"].to_pylist()
+    assert {len(window) for window in windows} == {16}
+    assert {window[0] for window in windows} == {tokenizer.bos_token_id}
+    assert len(windows) == len(stream) // 15
+    assert [token for window in windows for token in window[1:]] == stream[: 15 * len(windows)]
+    # What the file says of its windows: where the text of each document begins in them.
+    tokens_of: dict[str, list[int]] = {}
+    for row in table.to_pylist():
+        assert row["offsets"][0] == 1
+        ends = [*row["offsets"][1:], 16]
+        for name, start, end in zip(row["documents"], row["offsets"], ends, strict=True):
+            tokens_of.setdefault(name, []).extend(row["token_ids"][start:end])
+    for name, tokens in list(tokens_of.items())[:-1]:
+        assert tokenizer.decode(tokens) == ROWS[int(name)]["text"] + "\n\n"
+    assert table.schema.metadata[b"length"] == b"16"
+    assert table.schema.metadata[b"bos_in_windows"] == b"true"
+    record = read_json(tmp_path / "windows.parquet.record.json")
+    assert record["notes"] == {"documents": 60, "tokens": len(stream), "windows": len(windows)}
+
+
+@pytest.mark.parametrize("sampling", ["random", "random_offsets"])
+def test_drawn_windows_begin_with_bos(root: Path, tmp_path: Path, sampling: str) -> None:
+    output = tmp_path / "windows.parquet"
+    settings = {"sampling": sampling, "count": 30, "bos_in_windows": True, "add_bos": True}
+    assert _run(root, output, partitions={"test": 1.0}, **settings) == 0
+    tokenizer = AutoTokenizer.from_pretrained(root / "models/tiny-model")
+    texts = [row["text"] for row in ROWS]
+    if sampling == "random_offsets":
+        texts = ["\n\n".join(texts)]
+    streams = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    windows = pq.read_table(output)["token_ids"].to_pylist()
+    assert len(windows) == 30
+    for bos, *tokens in windows:
+        assert (bos, len(tokens)) == (tokenizer.bos_token_id, 15)
+        assert any(
+            stream[at : at + 15] == tokens for stream in streams for at in range(len(stream) - 14)
+        )
+
+
+def test_bos_in_windows_needs_a_tokenizer_that_has_one(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "without"
+    shutil.copytree(root, folder)
+    model = folder / "models/tiny-model"
+    tokenizer = train_tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(model)
+    write_json(
+        model / "manifest.json",
+        file_manifest(model, [p.name for p in model.iterdir() if p.name != "manifest.json"]),
+    )
+    output = tmp_path / "windows.parquet"
+    assert _run(folder, output, bos_in_windows=True) == 1
+    assert capsys.readouterr().err == (
+        "error: tokenize_corpus: corpus tiny, test: bos_in_windows: true: the tokenizer of this "
+        "model has no BOS token; set it to false\n"
+    )
+    assert not output.exists()
+    assert _run(folder, output) == 0
+
+
 def test_partitions_share_no_group(root: Path, tmp_path: Path) -> None:
     titles = {}
     for split in ("calibration", "test"):

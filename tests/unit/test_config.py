@@ -238,6 +238,29 @@ def test_questions_begin_as_the_suite_or_else_the_model_says(tmp_path, asked, pa
         assert jobs.tokenize_corpus_spec(config, "smollm2-135m", corpus, "test")["add_bos"] is True
 
 
+def test_only_the_text_of_a_model_with_bos_in_windows_has_another_spec(tmp_path):
+    def specs(**entry) -> list[dict[str, Any]]:
+        payload = edited_definitions(
+            tmp_path, "config/models.yaml", lambda c: c["models"]["smollm2-135m"].update(entry)
+        )
+        config = configuration.load_config(payload, ["config/config.yaml"])
+        model = "smollm2-135m"
+        return [
+            jobs.tokenize_corpus_spec(config, model, "wikipedia", "test"),
+            jobs.extend_windows_spec(config, model, "wikipedia"),
+            jobs.convert_model_spec(config, model),
+            jobs.evaluate_spec(config, model, "dense", "perplexity"),
+            jobs.evaluate_spec(config, model, "dense", "qa"),
+            jobs.build_tables_spec(config),
+            jobs.tokenize_corpus_spec(config, "llama-2-7b", "wikipedia", "test"),
+        ]
+
+    plain, off, on = specs(), specs(bos_in_windows=False), specs(bos_in_windows=True)
+    assert repr(plain) == repr(off)
+    assert "bos_in_windows" not in repr(plain)
+    assert on == [{**spec, "bos_in_windows": True} for spec in plain[:2]] + plain[2:]
+
+
 def test_the_papers_questions_have_no_bos_and_its_text_has_one():
     """As lm-eval 0.4.4 scores a LLaMA that is passed to it as a loaded model."""
     config = configuration.load_config(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_tokenizer import train_tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +17,7 @@ from lpsteps.data.corpora import join_documents
 from lpsteps.data.windows import (
     TokenStream,
     Windows,
+    bos_token,
     consecutive_windows,
     random_offset_windows,
     random_windows,
@@ -30,6 +34,7 @@ TEXTS = [
     "a person is seen sitting",
 ]
 NAMES = ["0", "1", "2", "3", "4"]
+JOINED = join_documents(TEXTS, NAMES, "\n\n")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +83,73 @@ def test_bos_comes_once_and_only_when_asked_for(tokenizer: PreTrainedTokenizerBa
 def test_bos_needs_a_tokenizer_that_has_one() -> None:
     tokenizer = train_tokenizer()
     tokenizer.bos_token = None
-    with pytest.raises(LpstepsError, match="no BOS"):
+    with pytest.raises(LpstepsError, match=r"add_bos: true: .* no BOS"):
         tokenize(tokenizer, "a", add_bos=True)
+    with pytest.raises(
+        LpstepsError, match=r"bos_in_windows: true: .* no BOS token; set it to false"
+    ):
+        bos_token(tokenizer, "bos_in_windows")
+
+
+@given(st.integers(1, 200), st.integers(2, 30), st.data())
+def test_windows_that_begin_with_bos_hold_all_of_the_text(
+    tokens: int, length: int, data: st.DataObject
+) -> None:
+    joined = join_documents(["x"], ["0"], "")
+    stream = TokenStream(np.arange(1000, 1000 + tokens, dtype=np.int32), None)
+    available = tokens // (length - 1)
+    if available == 0:
+        with pytest.raises(LpstepsError, match=f"{tokens} tokens.* 0 windows of {length}"):
+            consecutive_windows(stream, joined, length, None, bos=7)
+        return
+    count = data.draw(st.one_of(st.none(), st.integers(1, available)))
+    ids = consecutive_windows(stream, joined, length, count, bos=7).token_ids
+    assert ids.shape == (count or available, length)
+    assert ids.dtype == np.int32
+    assert set(ids[:, 0]) == {7}
+    text = ids[:, 1:].flatten().tolist()
+    assert text == list(range(1000, 1000 + len(text)))
+    with pytest.raises(LpstepsError, match=f"{available} windows of {length}"):
+        consecutive_windows(stream, joined, length, available + 1, bos=7)
+
+
+SAMPLINGS: dict[str, Callable[[PreTrainedTokenizerBase, int, int | None], Windows]] = {
+    "consecutive": lambda tokenizer, length, bos: consecutive_windows(
+        tokenize(tokenizer, JOINED.text, False), JOINED, length, None, bos
+    ),
+    "random_offsets": lambda tokenizer, length, bos: random_offset_windows(
+        tokenize(tokenizer, JOINED.text, False), JOINED, length, 60, 3, bos
+    ),
+    "random": lambda tokenizer, length, bos: random_windows(
+        lambda row: tokenize(tokenizer, TEXTS[row], False).ids, NAMES, length, 60, 3, bos
+    ),
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_bos_in_front_of_a_window_takes_the_place_of_one_token_of_text(
+    tokenizer: PreTrainedTokenizerBase, sampling: str
+) -> None:
+    """Behind it are the windows that are shorter by one, drawn alike, and what is said of them."""
+    plain = SAMPLINGS[sampling](tokenizer, 6, None)
+    windows = SAMPLINGS[sampling](tokenizer, 7, 299)
+    assert windows.token_ids.dtype == np.int32
+    assert windows.token_ids.tolist() == [[299, *ids] for ids in plain.token_ids.tolist()]
+    assert windows.documents == plain.documents
+    assert all(offsets[0] == 1 for offsets in windows.offsets)
+    assert windows.offsets == [[at + 1 for at in offsets] for offsets in plain.offsets]
+
+
+def test_as_much_text_as_a_window_with_bos_takes_is_enough() -> None:
+    joined = join_documents(["x"], ["0"], "")
+    ids = np.arange(10, dtype=np.int32)
+    offsets = random_offset_windows(TokenStream(ids, None), joined, 10, 3, 0, bos=99)
+    drawn = random_windows(lambda row: ids, ["0"], 10, 3, 0, bos=99)
+    assert offsets.token_ids.tolist() == drawn.token_ids.tolist() == [[99, *range(9)]] * 3
+    with pytest.raises(LpstepsError, match="length: 11: the text has 10 tokens, not more"):
+        random_offset_windows(TokenStream(ids, None), joined, 11, 3, 0, bos=99)
+    with pytest.raises(LpstepsError, match="length: 11: no document has more tokens"):
+        random_windows(lambda row: ids, ["0"], 11, 3, 0, bos=99)
 
 
 def test_a_text_that_is_too_short_is_told_with_the_number_of_windows() -> None:

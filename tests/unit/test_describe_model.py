@@ -53,6 +53,16 @@ def test_a_folder(folder: Path, tiny_model: Any) -> None:
     Model.model_validate(entry)
 
 
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
+def test_a_family_that_needs_bos_in_every_window(family: str, tiny_model_folder: Any) -> None:
+    folder = tiny_model_folder(family, layers=3).parent
+    train_tokenizer().save_pretrained(folder)
+    entry = yaml.safe_load(describe_model(str(folder)))[family]
+    assert entry["model_type"].startswith("gemma")
+    assert entry["bos_in_windows"] is True
+    assert Model.model_validate(entry).bos_in_windows
+
+
 def test_a_tokenizer_that_adds_no_bos(folder: Path) -> None:
     tokenizer = read_json(folder / "tokenizer.json")
     write_json(folder / "tokenizer.json", tokenizer | {"post_processor": None})

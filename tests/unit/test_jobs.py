@@ -103,7 +103,7 @@ def test_every_reader_gets_the_text_of_both_kinds(
     assert [spec["windows"] for spec in specs] == [total] * 4
     facts = jobs.recovery_facts(config, "own", "least-squares")
     assert facts["calibration_tokens"] == total * WINDOW
-    assert jobs.extend_windows_spec(config, "own") == {
+    assert jobs.extend_windows_spec(config, MODEL, "own") == {
         "windows": WINDOWS,
         "generated": generated,
         "seed": 0,

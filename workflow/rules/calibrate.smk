@@ -48,7 +48,9 @@ rule extend_windows:
     resources:
         **model_job(lambda wildcards: jobs.extend_windows_mb(CONFIG, wildcards.model)),
     params:
-        spec=lambda wildcards: jobs.extend_windows_spec(CONFIG, wildcards.calibration),
+        spec=lambda wildcards: jobs.extend_windows_spec(
+            CONFIG, wildcards.model, wildcards.calibration
+        ),
         code=code("lpsteps.steps.extend_windows"),
         env=ENVIRONMENT,
         place="{model}/{calibration}",
