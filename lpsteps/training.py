@@ -313,12 +313,15 @@ class _State:
                 }
 
 
-def training_text(windows: Tokens, params: TrainingParams) -> TrainingText:
+def training_text(
+    windows: Tokens, params: TrainingParams, *, bos_in_windows: bool = False
+) -> TrainingText:
     """Hold out the last eighth of the windows, at least one, and cut all of them to length.
 
     Args:
         windows: Calibration windows, ``[windows, length]``.
         params: How many of them to use, and the length of a sequence.
+        bos_in_windows: Whether each window begins with a BOS token; each sequence then does, too.
 
     Raises:
         LpstepsError: There are fewer windows, or shorter ones, than asked for, or just one.
@@ -331,7 +334,13 @@ def training_text(windows: Tokens, params: TrainingParams) -> TrainingText:
     length = window_length if params.length is None else params.length
     pieces = window_length // length
     heldout = pieces * heldout_windows(count)
-    sequences = windows[:count, : pieces * length].reshape(-1, length)
+    used = windows[:count]
+    if bos_in_windows:
+        # The text of a sequence goes on where that of the one in front of it ends.
+        text = used[:, 1 : 1 + pieces * (length - 1)].reshape(-1, length - 1)
+        sequences = np.hstack([np.repeat(used[:, :1], pieces, axis=0), text])
+    else:
+        sequences = used[:, : pieces * length].reshape(-1, length)
     return TrainingText(sequences[:-heldout], sequences[-heldout:])
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from lpsteps import methods
 from lpsteps.config import Config, DistilledRecovery, MethodRecovery
+from lpsteps.jobs.text import bos_setting
 from lpsteps.recovery.base import Need
 
 
@@ -68,7 +69,7 @@ def recovery_modules(config: Config, recovery: str) -> list[str]:
     return [f"lpsteps.recovery.{_with_method(config, recovery).method}"]
 
 
-def build_patch_spec(config: Config, calibration: str, recovery: str) -> dict[str, Any]:
+def build_patch_spec(config: Config, model: str, calibration: str, recovery: str) -> dict[str, Any]:
     """Return the settings of ``build_patch``.
 
     A repair that runs the model itself reads the same windows as the calibration.
@@ -84,4 +85,5 @@ def build_patch_spec(config: Config, calibration: str, recovery: str) -> dict[st
         spec["windows"] = config.definitions.calibrations[calibration].total_windows
         spec["exclude_first"] = config.definitions.calibrations[calibration].exclude_first
         spec["seed"] = config.profile.seed
+        spec |= bos_setting(config, model)
     return spec

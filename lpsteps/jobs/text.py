@@ -33,11 +33,11 @@ def tokenize_corpus_spec(config: Config, model: str, corpus: str, split: str) ->
         "count": entry.count,
         "length": config.window_length(corpus),
         "add_bos": config.definitions.models[model].add_bos,
-        **_bos_setting(config, model),
+        **bos_setting(config, model),
     }
 
 
-def _bos_setting(config: Config, model: str) -> dict[str, bool]:
+def bos_setting(config: Config, model: str) -> dict[str, bool]:
     """Return what a spec says of a BOS token in every window: nothing for a model without."""
     # A key that is off would change the specs of all models, and rerun their jobs.
     return {"bos_in_windows": True} if config.definitions.models[model].bos_in_windows else {}
@@ -80,7 +80,7 @@ def extend_windows_spec(config: Config, model: str, calibration: str) -> dict[st
         "windows": entry.windows,
         "generated": entry.generated,
         "seed": config.profile.seed,
-        **_bos_setting(config, model),
+        **bos_setting(config, model),
     }
 
 

@@ -72,6 +72,7 @@ class RecoveryContext:
         moments: Moments of the plan's gaps in the dense model, for methods that need some kind.
         model: Model and calibration text, for methods that need ``"model"``.
         seed: Seed of the run, for methods that draw at random.
+        bos_in_windows: Whether each window of the calibration text begins with a BOS token.
     """
 
     plan: Plan
@@ -80,6 +81,7 @@ class RecoveryContext:
     moments: Sequence[GapMoments] | None = None
     model: ModelInput | None = None
     seed: int = 0
+    bos_in_windows: bool = False
 
     def needed_statistics(self) -> Statistics:
         """Return the statistics.

@@ -181,6 +181,6 @@ def build(context: RecoveryContext, params: Params) -> PatchSet:
             enough text, or a loss is not finite.
     """
     source = context.needed_model()
-    text = training_text(source.windows, params)
+    text = training_text(source.windows, params, bos_in_windows=context.bos_in_windows)
     weights, curve = healed_weights(source.load(), context.plan, text, params, seed=context.seed)
     return PatchSet(audit=curve.audit("lora"), replacements=weights)

@@ -137,7 +137,7 @@ def build(context: RecoveryContext, params: Params) -> PatchSet:
             f"model_type: {model.config.model_type}: a norm behind each MLP undoes a transform of "
             "its output; choose another recovery for this family"
         )
-    text = training_text(source.windows, params)
+    text = training_text(source.windows, params, bos_in_windows=context.bos_in_windows)
     replacements = {}
     audit = {}
     for index, gap in enumerate(context.plan.gaps):

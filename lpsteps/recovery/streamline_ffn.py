@@ -90,7 +90,7 @@ def build(context: RecoveryContext, params: Params) -> PatchSet:
     """
     source = context.needed_model()
     model = source.load()
-    text = training_text(source.windows, params)
+    text = training_text(source.windows, params, bos_in_windows=context.bos_in_windows)
     gaps = []
     audit = {}
     for index, gap in enumerate(context.plan.gaps):

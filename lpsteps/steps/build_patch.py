@@ -45,6 +45,9 @@ class Settings(BaseModel):
     exclude_first: int = Field(
         default=0, ge=0, description="Tokens of each of these windows that must not count"
     )
+    bos_in_windows: bool = Field(
+        default=False, description="Each of these windows begins with the BOS token"
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the run")
     modules: list[str] = Field(default=[], description="Method modules, for the record")
 
@@ -95,6 +98,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
         moments=moments,
         model=model,
         seed=settings.seed,
+        bos_in_windows=settings.bos_in_windows,
     )
     patches = method.build(context, params)
 

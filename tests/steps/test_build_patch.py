@@ -177,10 +177,11 @@ def test_the_model_and_the_seed_reach_the_method(
     manifest = tiny_model_folder("llama")
     files = [f"--windows={tmp_path / 'windows.parquet'}", f"--compute={tmp_path / 'compute.json'}"]
     spec = {"recovery": "mine", "method": "observer", "params": {"needs": ["model"]}, "seed": 7}
+    spec["bos_in_windows"] = True
     options = [*arguments, f"--model={manifest}", *files, f"--spec={json.dumps(spec)}"]
     assert main(options) == 0
     (context,) = contexts
-    assert context.seed == 7
+    assert (context.seed, context.bos_in_windows) == (7, True)
     assert context.hidden_size == 48
     source = context.needed_model()
     assert source.windows.tolist() == token_ids
@@ -213,6 +214,7 @@ def test_excluded_tokens_are_left_out_or_refused(
     observer = {**spec, "method": "observer", "params": {"needs": ["model"]}}
     assert main([*options, f"--spec={json.dumps(observer)}"]) == 0
     (context,) = contexts
+    assert not context.bos_in_windows
     source = context.needed_model()
     assert (source.text.tolist(), source.exclude_first) == ([[5, 6, 7], [8, 9, 10]], 1)
 

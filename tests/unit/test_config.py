@@ -221,7 +221,8 @@ def test_another_order_is_no_other_setting(tmp_path):
         specs = [jobs.evaluate_spec(c, "smollm2-135m", "dense", suite) for c in (config, other)]
         assert repr(specs[0]) == repr(specs[1])
     patches = [
-        repr(jobs.build_patch_spec(c, "wikipedia", "least-squares-ridge")) for c in (config, other)
+        repr(jobs.build_patch_spec(c, "smollm2-135m", "wikipedia", "least-squares-ridge"))
+        for c in (config, other)
     ]
     assert patches[0] == patches[1]
 
@@ -248,6 +249,8 @@ def test_only_the_text_of_a_model_with_bos_in_windows_has_another_spec(tmp_path)
         return [
             jobs.tokenize_corpus_spec(config, model, "wikipedia", "test"),
             jobs.extend_windows_spec(config, model, "wikipedia"),
+            jobs.build_patch_spec(config, model, "wikipedia", "lora"),
+            jobs.build_patch_spec(config, model, "wikipedia", "linearpatch"),
             jobs.convert_model_spec(config, model),
             jobs.evaluate_spec(config, model, "dense", "perplexity"),
             jobs.evaluate_spec(config, model, "dense", "qa"),
@@ -258,7 +261,7 @@ def test_only_the_text_of_a_model_with_bos_in_windows_has_another_spec(tmp_path)
     plain, off, on = specs(), specs(bos_in_windows=False), specs(bos_in_windows=True)
     assert repr(plain) == repr(off)
     assert "bos_in_windows" not in repr(plain)
-    assert on == [{**spec, "bos_in_windows": True} for spec in plain[:2]] + plain[2:]
+    assert on == [{**spec, "bos_in_windows": True} for spec in plain[:3]] + plain[3:]
 
 
 def test_the_papers_questions_have_no_bos_and_its_text_has_one():
@@ -694,7 +697,7 @@ def test_specs_are_plain_and_stable(profile):
         lambda c: jobs.calibrate_spec(c, "wikipedia"),
         lambda c: jobs.rank_layers_spec(c, "smollm2-135m", "wikipedia", "sleb"),
         lambda c: jobs.choose_layers_spec(c, "smollm2-135m", "wikipedia", "sleb", 5),
-        lambda c: jobs.build_patch_spec(c, "wikipedia", "linearpatch-per-layer"),
+        lambda c: jobs.build_patch_spec(c, "smollm2-135m", "wikipedia", "linearpatch-per-layer"),
         lambda c: jobs.store_teacher_spec(c, "k100-wall-hidden"),
         lambda c: jobs.distill_spec(c, "linearpatch+ft"),
         lambda c: jobs.evaluate_spec(c, "smollm2-135m", "dense", "qa"),
@@ -714,7 +717,7 @@ def test_a_method_that_runs_the_model_gets_the_text_of_the_calibration(profile):
         return jobs.rank_layers_spec(config, "smollm2-135m", "wikipedia", selection)
 
     def builds(recovery: str) -> dict[str, Any]:
-        return jobs.build_patch_spec(config, "wikipedia", recovery)
+        return jobs.build_patch_spec(config, "smollm2-135m", "wikipedia", recovery)
 
     for spec in (ranks("sleb"), ranks("repair-aware"), builds("least-squares-sequential")):
         assert {key: spec[key] for key in text} == text

@@ -97,7 +97,7 @@ def test_every_reader_gets_the_text_of_both_kinds(
     specs = [
         jobs.calibrate_spec(config, "own"),
         jobs.measure_moments_spec(config, "own", "stream"),
-        jobs.build_patch_spec(config, "own", "branch-refit"),
+        jobs.build_patch_spec(config, MODEL, "own", "branch-refit"),
         jobs.rank_layers_spec(config, "smollm2-135m", "own", "sleb"),
     ]
     assert [spec["windows"] for spec in specs] == [total] * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import sys
@@ -66,6 +67,45 @@ def test_the_last_eighth_is_held_out_and_windows_are_cut() -> None:
         text.fit, [windows[0, :4], windows[0, 4:8], windows[1, :4], windows[1, 4:8]]
     )
     np.testing.assert_array_equal(text.heldout, [windows[2, :4], windows[2, 4:8]])
+
+
+def test_windows_that_begin_with_bos_are_cut_into_such_ones() -> None:
+    windows = np.arange(17 * 10).reshape(17, 10)
+    windows[:, 0] = 999
+    params = TrainingParams(epochs=1, batch=1, windows=3, length=4)
+    text = training_text(windows, params, bos_in_windows=True)
+    np.testing.assert_array_equal(
+        text.fit,
+        [[999, *windows[row, start : start + 3]] for row in (0, 1) for start in (1, 4)],
+    )
+    np.testing.assert_array_equal(text.heldout, [[999, *windows[2, 1:4]], [999, *windows[2, 4:7]]])
+    # As many sequences as of other windows, on which the tables count their tokens.
+    for length in range(2, 11):
+        params = TrainingParams(epochs=1, batch=1, length=length)
+        plain = training_text(windows, params)
+        text = training_text(windows, params, bos_in_windows=True)
+        assert (text.fit.shape, text.heldout.shape) == (plain.fit.shape, plain.heldout.shape)
+        assert (text.fit[:, 0] == 999).all() and (text.heldout[:, 0] == 999).all()
+    np.testing.assert_array_equal(text.fit, windows[:15])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trained_method_says_how_its_windows_begin(
+    method: Any, tmp_path: Path, tiny_model_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def told(*_: Any, bos_in_windows: bool) -> None:
+        asked.append(bos_in_windows)
+        raise LpstepsError("enough")
+
+    monkeypatch.setattr(method, "training_text", told)
+    windows = np.zeros((4, 10), dtype=np.int64)
+    context = _context(tiny_model_folder("llama"), windows)
+    for begins in (False, True):
+        with pytest.raises(LpstepsError, match="enough"):
+            method.build(dataclasses.replace(context, bos_in_windows=begins), _params(method))
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ rule build_patch:
         ),
     params:
         spec=lambda wildcards: jobs.build_patch_spec(
-            CONFIG, wildcards.calibration, wildcards.recovery
+            CONFIG, wildcards.model, wildcards.calibration, wildcards.recovery
         ),
         code=lambda wildcards: code(
             "lpsteps.steps.build_patch",
