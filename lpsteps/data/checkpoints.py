@@ -20,9 +20,8 @@ from lpsteps.data.model_files import model_files, weight_files
 from lpsteps.data.specs import Spec
 from lpsteps.errors import LpstepsError
 from lpsteps.models.families import check_pinned_code, model_size
+from lpsteps.models.stored_buffers import is_buffer
 
-# Tensors of old checkpoints that are computed anew: rotary frequencies and masks of attention.
-_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\b(attn|attention)\.(masked_)?bias)$")
 _FIRST_LAYER = re.compile(r"(^|\.)(layers|h|blocks)\.0\.")
 
 
@@ -120,7 +119,7 @@ def count_shapes(
     tied = config.get("tie_word_embeddings", False)
     total = layer = 0
     for name, shape in shapes.items():
-        if _BUFFERS.search(name) or (tied and name == "lm_head.weight"):
+        if is_buffer(name) or (tied and name == "lm_head.weight"):
             continue
         total += prod(shape)
         layer += prod(shape) if _FIRST_LAYER.search(name) else 0

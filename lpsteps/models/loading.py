@@ -17,7 +17,11 @@ from lpsteps.models.compute import claim_gpu, default_device, further_gpus
 from lpsteps.models.families import check_family, check_remote_code, needs_code
 from lpsteps.models.layers import check_head
 from lpsteps.models.spreading import SHARE, devices_needed, spread, weight_bytes
+from lpsteps.models.stored_buffers import is_buffer
 from lpsteps.models.trusted_code import trusts_code
+
+# How many of the tensors that a model has no place for a message names.
+_NAMED = 3
 
 
 def move_to_device(
@@ -132,14 +136,18 @@ def load_model(
 
 
 def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
-    """Check that every weight came from the files: the library makes up the others at random.
+    """Check that a model has all that its files hold, and nothing else.
+
+    The library makes up at random what is not in the files, and leaves out what the model has no
+    place for, such as biases that its config does not speak of.
 
     Args:
         folder: Folder of the model.
         found: What the library says of the loading.
 
     Raises:
-        LpstepsError: A weight is not in the files, or has another shape there.
+        LpstepsError: A weight is not in the files, or has another shape there; or the files have a
+            tensor that the model does not.
     """
     remedy = f"{folder}/config.json and the weights are not of one model; fetch both again"
     for name, there, wanted in sorted(found["mismatched_keys"]):
@@ -148,3 +156,12 @@ def _check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
         )
     for name in sorted(found["missing_keys"]):
         raise LpstepsError(f"{folder}: {name}: is not in the weights: {remedy}")
+    unexpected = sorted(name for name in found["unexpected_keys"] if not is_buffer(name))
+    if unexpected:
+        named = ", ".join(unexpected[:_NAMED])
+        more = f" and {len(unexpected) - _NAMED} more" if len(unexpected) > _NAMED else ""
+        raise LpstepsError(
+            f"{folder}: {named}{more}: in the weights, but a model as config.json describes it has "
+            "no place for this; add the setting that makes one (such as attention_bias for biases "
+            "of the attention) to the model's own config.json, or fetch both again"
+        )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_info
 
-from lpsteps.artifacts import write_json
+from lpsteps.artifacts import read_json, write_json
 from lpsteps.errors import LpstepsError
 from lpsteps.models.boundaries import watching_boundaries
 from lpsteps.models.compute import configure_torch, read_compute, torch_dtype
@@ -109,6 +111,50 @@ def test_folder_without_model_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path, torch.float32)
     with pytest.raises(LpstepsError, match="no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_tensors_that_the_model_has_no_place_for_are_refused(tiny_model_folder: Any) -> None:
+    folder = tiny_model_folder("llama", attention_bias=True).parent
+    config = read_json(folder / "config.json")
+    assert config.pop("attention_bias")
+    write_json(folder / "config.json", config)
+    message = (
+        r"llama: model\.layers\.0\.self_attn\.k_proj\.bias, .*\.0\.self_attn\.o_proj\.bias, "
+        r".*\.0\.self_attn\.q_proj\.bias and 21 more: in the weights, .*attention_bias"
+    )
+    with pytest.raises(LpstepsError, match=message) as error:
+        load_model(folder, torch.float32)
+    assert "\n" not in str(error.value)
+    biases = {f"model.layers.{layer}.self_attn.{x}_proj.bias" for layer in range(6) for x in "qkvo"}
+    _edit_weights(folder, {}, without=biases - {"model.layers.4.self_attn.v_proj.bias"})
+    with pytest.raises(LpstepsError, match=r": model\.layers\.4\.self_attn\.v_proj\.bias: in the"):
+        load_model(folder, torch.float32)
+
+
+def test_what_old_checkpoints_hold_besides_is_accepted(
+    tiny_model: Any, tiny_model_folder: Any
+) -> None:
+    folder = tiny_model_folder("llama", tie_word_embeddings=True).parent
+    model = tiny_model("llama", tie_word_embeddings=True)
+    besides = {
+        "lm_head.weight": model.lm_head.weight.clone(),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6),
+        "model.layers.0.attention.bias": torch.ones(1, 1, 8, 8),
+        "model.layers.0.attention.masked_bias": torch.ones(1),
+    }
+    _edit_weights(folder, besides)
+    loaded = load_model(folder, torch.float32, device=torch.device("cpu"))
+    with torch.inference_mode():
+        assert torch.equal(loaded(TOKENS).logits, model(TOKENS).logits)
+
+
+def _edit_weights(
+    folder: Path, add: dict[str, torch.Tensor], without: Collection[str] = ()
+) -> None:
+    path = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if name not in without}
+    assert not kept.keys() & add.keys()
+    save_file(kept | add, path, {"format": "pt"})
 
 
 def test_dtype_names() -> None:
