@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lpsteps.errors import LpstepsError
 from lpsteps.models.families import is_tested
-from lpsteps.models.layer_calls import split_call
+from lpsteps.models.layer_calls import output_of, split_call
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.patch import Patch
 from lpsteps.patches import GapPatch, PatchSet
@@ -220,6 +220,8 @@ def _logits_without(model: PreTrainedModel, layers: Iterable[nn.Module]) -> torc
         _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any
     ) -> Any:
         hidden, _call = split_call(positional, named)
+        # A layer on a further device reads it there, and what follows reads where its output is.
+        hidden = hidden.to(output_of(output).device)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     handles = [layer.register_forward_hook(hand_on, with_kwargs=True) for layer in layers]
