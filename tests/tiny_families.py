@@ -59,3 +59,46 @@ FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "starcoder2": ("Starcoder2Config", {"intermediate_size": 80, "num_key_value_heads": 2}),
 }
+
+_MIXTURE = {
+    "intermediate_size": 80,
+    "moe_intermediate_size": 24,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+}
+# Mixtures whose configs say by number which layers, here the first, have no experts.
+BY_NUMBER: dict[str, tuple[str, dict[str, Any]]] = {
+    "afmoe": (
+        "AfmoeConfig",
+        _MIXTURE | {"num_experts": 4, "num_experts_per_tok": 2, "num_dense_layers": 1},
+    ),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig",
+        _MIXTURE | {"moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
+    ),
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        _MIXTURE
+        | {
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+        },
+    ),
+}
+
+# Layers of one kind have wider heads than those of the other.
+GEMMA4 = (
+    "Gemma4TextConfig",
+    {
+        "intermediate_size": 80,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "global_head_dim": 24,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+    },
+)

@@ -183,6 +183,12 @@ def _settings_of(
             if layer in config.mlp_only_layers or (layer + 1) % step
         ]
         settings["decoder_sparse_step"] = 1
+    # Where layers differ in settings that are no lists, those that do have theirs by their numbers.
+    if getattr(config, "is_heterogeneous", False):
+        overrides = {int(key): kept for key, kept in config.to_dict()["per_layer_config"].items()}
+        settings["per_layer_config"] = {
+            new: overrides[layer] for new, layer in enumerate(survivors) if layer in overrides
+        }
     shortened = copy.deepcopy(config)
     for name, values in settings.items():
         setattr(shortened, name, values)

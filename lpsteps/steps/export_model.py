@@ -47,6 +47,7 @@ from lpsteps.export.mergekit import mergekit_config
 from lpsteps.export.model_card import model_card
 from lpsteps.export.record import EXPORT_FILE, ExportRecord, ScoreFacts
 from lpsteps.export.settings import ExportSettings, Form
+from lpsteps.export.shortened_config import check_shortened_config
 from lpsteps.export.tokenizer import keep_tokenizer
 from lpsteps.models.folding import epsilon_error
 from lpsteps.models.layers import decoder_of
@@ -113,9 +114,12 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     dense_scores = _scores(step, "--dense-score", arguments.dense_score)
 
     scored, facts = load_variant(step, arguments)
+    pruning, tolerance = _pruning(arguments), EXACT_TOLERANCE
+    if pruning.plan is not None:
+        # Before anything is computed and written that could not be loaded.
+        check_shortened_config(scored)
     tokens = sample_tokens(scored.config.vocab_size, settings.seed)
     expected, device, dtype = logits_on(scored, tokens), scored.device, scored.dtype
-    pruning, tolerance = _pruning(arguments), EXACT_TOLERANCE
     plan, patches, folds = pruning.plan, pruning.patches, pruning.folds(scored.config.model_type)
     if folds and plan and patches:
         variances = least_variances(scored, tokens)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from exported import CPU, TEMPLATES, TOKENS, patches_of, plan_of
+from tiny_families import BY_NUMBER, FAMILIES
 from tiny_tokenizer import train_tokenizer
 
 from lpsteps.artifacts import read_json, sha256_file, verify_file_manifest, write_json
@@ -250,6 +251,21 @@ def test_rounding_hides_no_wrong_fold(
     error = capsys.readouterr().err
     assert "folded in float32, the model's logits deviate by 0.00" in error
     assert not (tmp_path / "other").exists()
+
+
+def test_a_config_that_cannot_describe_the_layers_left_ends_it_early(
+    tmp_path: Path,
+    model: Path,
+    tiny_model_folder: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FAMILIES, "glm4_moe", BY_NUMBER["glm4_moe"])
+    monkeypatch.delattr("lpsteps.steps.export_model.logits_on")
+    assert export(tmp_path, tiny_model_folder("glm4_moe", first_k_dense_replace=3)) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"glm4_moe: cannot be exported .*: model\.layers\.2\.mlp\.down_proj", error)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_a_damaged_patch_or_a_missing_class_ends_in_one_line(

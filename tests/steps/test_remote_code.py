@@ -16,6 +16,7 @@ from tiny_tokenizer import VOCABULARY, train_tokenizer
 from lpsteps.artifacts import file_manifest, read_json, write_json
 from lpsteps.distillation.divergence import OutputHead
 from lpsteps.errors import LpstepsError
+from lpsteps.export.shortened_config import check_shortened_config
 from lpsteps.models.families import check_remote_code
 from lpsteps.models.folding import fold_patches
 from lpsteps.models.layers import branch_outputs, decoder_of
@@ -181,6 +182,7 @@ def test_code_runs_for_an_entry_that_trusts_it(tmp_path: Path, source: Path) -> 
         model(TOKENS, use_cache=False)
         hook.remove()
         apply_plan(model, Plan.removing(4, (1, 2)), patch)
+        check_shortened_config(model)
         last: list[torch.Tensor] = []
         decoder.layers[1].register_forward_pre_hook(lambda _, args: last.append(args[0]))
         model(TOKENS, use_cache=False)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from tiny_families import FAMILIES
+from tiny_families import FAMILIES, GEMMA4
 
 from lpsteps.errors import LpstepsError
 from lpsteps.hadamard import basis_matrix
@@ -375,6 +375,25 @@ def test_layers_without_experts_are_loaded_as_such(
     model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, torch.float32, device=torch.device("cpu"))
     torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_settings_that_only_some_layers_have_follow_the_survivors(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from lpsteps.models.loading import load_model
+
+    monkeypatch.setitem(FAMILIES, "gemma4", GEMMA4)
+    model = tiny_model("gemma4")
+    plan = plan_of(0, 3)
+    expected = manual_logits(model, plan, None)
+    apply_plan(model, plan)
+    assert [layer.head_dim for layer in model.config.per_layer_config] == [24, 12, 12, 24]
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+    assert greedy(model, use_cache=True) == greedy(model, use_cache=False)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, torch.float32, device=torch.device("cpu"))
+    torch.testing.assert_close(loaded(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def scaled_by_setting(model: Any, setting: str) -> Any:
