@@ -47,7 +47,7 @@ def _check_same(
             raise LpstepsError(
                 f"model_type: {model.config.model_type}: cannot be exported without the removed "
                 f"layers: {name}: {here} in the pruned model, {there} in one made of its config, "
-                "where a setting goes by the numbers of layers; remove others, or take another model"
+                "where a setting goes by the numbers of layers; remove others"
             )
 
 
