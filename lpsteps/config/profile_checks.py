@@ -115,13 +115,6 @@ def _check_figures(config: Config) -> None:
                 )
 
 
-def _check_page(config: Config) -> None:
-    if not config.profile.tables and not config.profile.figures:
-        raise LpstepsError(
-            f"{config.source}: tables: {{}}: the page would be empty; name a table or a figure"
-        )
-
-
 def _check_folders(config: Config) -> None:
     for key in ("data_root", "model_root"):
         folder = getattr(config.profile, key)
@@ -213,7 +206,6 @@ def check_profile(config: Config) -> None:
     Raises:
         LpstepsError: The first key that is wrong.
     """
-    _check_page(config)
     _check_folders(config)
     _check_calibrations(config)
     _check_training_text(config)

@@ -26,7 +26,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--inputs",
         type=Path,
-        nargs="+",
+        nargs="*",
         required=True,
         help="all results, definitions and printed values that the report is made from",
     )
@@ -40,6 +40,10 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(step: StepRun, arguments: Namespace) -> None:
+    if not arguments.inputs:
+        raise LpstepsError(
+            "--inputs: none, so the page would be empty; name a table or a figure in the profile"
+        )
     # What does not verify is left out of the tables, with the reason in its cells.
     inputs = [step.read(path, as_recorded=False) for path in arguments.inputs]
     payload = derive_tables(step.spec, inputs, Lineage())

@@ -137,7 +137,6 @@ CASES = [
         ("figures.figure1.tiny", "name the numbers"),
         figures__figure1={"tiny": []},
     ),
-    _written("no table and no figure", ("tables: {}", "name a table or"), tables={}, figures={}),
     _written(
         "true in place of a number of questions",
         ("suites.qa.benchmarks.copa: True", "must be a whole number"),

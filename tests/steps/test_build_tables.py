@@ -94,6 +94,16 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert not any(Path(name).exists() for name in OUTPUTS)
 
 
+def test_an_empty_page_is_not_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A profile without tables and figures is one to build single results of."""
+    output = tmp_path / "tables.json"
+    spec = json.dumps(SPEC | {"tables": {}, "figures": {}})
+    assert main(["--inputs", "--tables-json", str(output), "--spec", spec]) == 1
+    error = capsys.readouterr().err
+    assert "the page would be empty; name a table or a figure" in error and error.count("\n") == 1
+    assert not output.exists()
+
+
 def test_a_tampered_training_record_takes_its_curve_and_its_numbers_along(
     arguments: list[str],
 ) -> None:

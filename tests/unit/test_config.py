@@ -86,7 +86,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"overheads": {"seconds": True}},
         "overheads.seconds: True: must be a number",
     ),
-    "nothing to show": ({"tables": {}, "figures": {}}, "name a table or a figure"),
     "unknown benchmark": (
         {"suites": {"qa": {"protocol": "harness", "benchmarks": {"pica": 1}}}},
         "benchmark 'pica' is not defined; did you mean 'piqa'?",
