@@ -230,7 +230,7 @@ CASES = [
         "fewer calibration windows than a method asks for",
         lambda w: w.set(METHODS, "selections/sleb/params/windows", 4),
         plan,
-        ("selections.sleb: windows: 4 x 16 tokens", "calibration 'wikipedia' has 3 x 32"),
+        ("selections.sleb: windows: 4 x 3 tokens", "calibration 'wikipedia' has 3 x 32"),
     ),
     _thing(
         "fewer windows cut than a calibration reads",

@@ -197,7 +197,8 @@ def test_the_paper_profile_has_the_papers_settings() -> None:
     assert table11 == {f"linearpatch+ft-samples-{n}": n for n in (32, 64, 2500, 7500)}
     assert {n for name, n in read.items() if name not in table11} == {5000}
     costs = jobs.measure_overheads_spec(config)
-    assert (costs["batch"], costs["length"], costs["repetitions"]) == (16, 2048, 1000)
+    assert (costs["batch"], costs["window_length"], costs["repetitions"]) == (16, 2048, 1000)
+    assert costs["length"] is None
     assert all(
         limit is None
         for suite in config.profile.suites.values()

@@ -392,7 +392,7 @@ MATRIX: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "two values swapped": (
         configure(
             "config/methods.yaml",
-            lambda c: c["selections"]["sleb"]["params"].update(windows=16, length=1 + 1),
+            lambda c: c["selections"]["sleb"]["params"].update(windows=3, length=2),
         ),
         (PLAN + "sleb", *REPORT),
     ),
