@@ -35,21 +35,17 @@ from lpsteps.export.checkpoint import (
 from lpsteps.export.comparison import (
     EXACT_TOLERANCE,
     check_deviation,
-    folded_tolerance,
-    least_variances,
     logits_on,
-    norm_epsilon,
     relative_deviation,
     sample_tokens,
 )
-from lpsteps.export.exact_fold import check_fold
+from lpsteps.export.exact_fold import check_fold, fold_tolerance
 from lpsteps.export.mergekit import mergekit_config
 from lpsteps.export.model_card import model_card
 from lpsteps.export.record import EXPORT_FILE, ExportRecord, ScoreFacts
 from lpsteps.export.settings import ExportSettings, Form
 from lpsteps.export.shortened_config import check_shortened_config
 from lpsteps.export.tokenizer import keep_tokenizer
-from lpsteps.models.folding import epsilon_error
 from lpsteps.models.layers import decoder_of
 from lpsteps.models.loading import load_model
 from lpsteps.patches import read_patches
@@ -122,9 +118,7 @@ def _run(step: StepRun, arguments: Namespace) -> None:
     expected, device, dtype = logits_on(scored, tokens), scored.device, scored.dtype
     plan, patches, folds = pruning.plan, pruning.patches, pruning.folds(scored.config.model_type)
     if folds and plan and patches:
-        variances = least_variances(scored, tokens)
-        error = epsilon_error(norm_epsilon(scored), variances, plan, patches)
-        tolerance = folded_tolerance(dtype, error)
+        tolerance = fold_tolerance(scored, plan, patches, tokens)
     # One copy of the weights at a time.
     del scored
 
